@@ -1,0 +1,3 @@
+//! ringcast: a real-time message server.
+
+pub mod model;

@@ -1,0 +1,2 @@
+//! The `ringcast` program.
+fn main() {}

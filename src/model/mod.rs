@@ -1,0 +1,15 @@
+//! The words: ids, names, positions, publications, codes and limits.
+//!
+//! Plain values that every other room speaks with. No I/O, no clock, no randomness: what needs
+//! either takes it as an argument. Imports nothing of this crate.
+
+pub mod codes;
+pub mod ids;
+pub mod limits;
+pub mod position;
+pub mod publication;
+
+pub use codes::{CloseCode, ErrorCode};
+pub use ids::{ClientId, Name, RoomName, RoomNameError, name_is_valid};
+pub use position::{Epoch, Position};
+pub use publication::{MessageId, Publication, Timestamp};
