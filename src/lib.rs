@@ -1,3 +1,4 @@
 //! ringcast: a real-time message server.
 
+pub mod hub;
 pub mod model;
