@@ -1,4 +1,5 @@
 //! ringcast: a real-time message server.
 
+pub mod backplane;
 pub mod hub;
 pub mod model;
