@@ -3,3 +3,5 @@
 pub mod backplane;
 pub mod hub;
 pub mod model;
+pub mod net;
+pub mod protocol;
