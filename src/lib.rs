@@ -5,3 +5,4 @@ pub mod hub;
 pub mod model;
 pub mod net;
 pub mod protocol;
+pub mod shard;

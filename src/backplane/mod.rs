@@ -17,6 +17,7 @@ mod remembered;
 
 use bytes::Bytes;
 
+pub(crate) use embedded::fresh_position;
 pub use embedded::{CommitFailure, Embedded};
 pub use remembered::Remembered;
 

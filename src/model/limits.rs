@@ -35,8 +35,19 @@ pub const MAILBOX_BATCHES: usize = 256;
 /// from the home shard's room log instead.
 pub const LANE_DELIVERY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes that wait in a connection's outbox for the socket, before the connection is closed.
-pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that wait in a connection's outbox for the socket, beyond which it is not read: what can
+/// still come is what was let in before, which credits bound.
+pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
+/// How long a blocked socket may take no byte before it is closed, in ms (PROTOCOL 4).
+pub const NO_PROGRESS_MS: u64 = 10_000;
+/// How long a connection that was told to close may take to do so, in ms.
+pub const CLOSING_MS: u64 = 2_000;
+/// Ticks in which all connections are looked at once.
+pub const TICKS_A_ROUND: usize = 10;
+/// Bytes of credit that a request takes beyond what it carries, for the answer to it.
+pub const REQUEST_OVERHEAD_BYTES: usize = 256;
+/// Bytes of credit that a `members` request takes: its answer may be long.
+pub const MEMBERS_CREDIT_BYTES: usize = 128 * 1024;
 /// Bytes of signals and presence that a room gathers in one turn; what is over is dropped.
 pub const LANE_TURN_BYTES_MAX: usize = 64 * 1024;
 /// First and largest size of a room log's chunk; a larger frame gets a chunk of its own.

@@ -111,7 +111,10 @@ impl Conn {
     }
 
     pub(super) fn id(&self, index: ConnIndex) -> ConnId {
-        ConnId { index, generation: self.generation }
+        ConnId {
+            index,
+            generation: self.generation,
+        }
     }
 
     /// Whether one more request may be let in.
@@ -123,7 +126,9 @@ impl Conn {
 
     /// Bytes that wait for the socket.
     pub(super) fn outbox_bytes(&self) -> usize {
-        self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.len() - outbox.sent)
+        self.outbox
+            .as_ref()
+            .map_or(0, |outbox| outbox.bytes.len() - outbox.sent)
     }
 
     /// Where bytes for this connection alone are written to.
@@ -134,10 +139,13 @@ impl Conn {
     /// The name in a room.
     pub(super) fn name_in(&self, room: Option<RoomKey>) -> Option<&Name> {
         let here = room.and_then(|room| self.memberships.iter().find(|m| m.room == room));
-        here.and_then(|m| m.username.as_deref()).or(self.username.as_deref())
+        here.and_then(|m| m.username.as_deref())
+            .or(self.username.as_deref())
     }
 
     pub(super) fn membership(&self, room: RoomKey) -> Option<&Membership> {
-        self.memberships.iter().find(|membership| membership.room == room)
+        self.memberships
+            .iter()
+            .find(|membership| membership.room == room)
     }
 }

@@ -6,9 +6,7 @@ use bytes::Bytes;
 
 use crate::backplane::CommitFailure;
 use crate::hub::{Chunk, ConnIndex};
-use crate::model::{
-    Epoch, ErrorCode, MessageId, Name, Publication, RoomName, Timestamp,
-};
+use crate::model::{Epoch, ErrorCode, MessageId, Name, Publication, RoomName, Timestamp};
 
 /// The number of a shard of this instance.
 pub type ShardId = u16;
@@ -252,8 +250,8 @@ pub enum Reply {
     Refused {
         /// Whose.
         asker: Asker,
-        /// The ticket of the join that is refused.
-        ticket: Option<u32>,
+        /// If a join is refused: its ticket, and whether the connection was a member already.
+        join: Option<(u32, bool)>,
         /// The room.
         room: RoomName,
         /// Why, as a code.

@@ -26,23 +26,25 @@ struct Lane {
 
 /// All lanes of a shard.
 #[derive(Debug)]
-pub struct Lanes {
+pub(super) struct Lanes {
     lanes: Vec<Lane>,
 }
 
 impl Lanes {
     /// Lanes to so many shards (one of them oneself, never used).
-    pub fn new(shards: u16) -> Self {
-        Self { lanes: (0..shards).map(|_| Lane::default()).collect() }
+    pub(super) fn new(shards: u16) -> Self {
+        Self {
+            lanes: (0..shards).map(|_| Lane::default()).collect(),
+        }
     }
 
     /// Puts in what must arrive; whoever sends it holds a credit for it.
-    pub fn post(&mut self, to: ShardId, mail: Mail) {
+    pub(super) fn post(&mut self, to: ShardId, mail: Mail) {
         self.lanes[usize::from(to)].mail.push(mail);
     }
 
     /// Puts in what may be dropped.
-    pub fn post_whisper(&mut self, to: ShardId, bytes: usize, mail: Mail) {
+    pub(super) fn post_whisper(&mut self, to: ShardId, bytes: usize, mail: Mail) {
         let lane = &mut self.lanes[usize::from(to)];
         if lane.delivery_bytes + bytes <= LANE_DELIVERY_BYTES_MAX {
             lane.delivery_bytes += bytes;
@@ -51,7 +53,7 @@ impl Lanes {
     }
 
     /// Puts in a delivery, or notes that the room is behind for that shard.
-    pub fn post_delivery(&mut self, to: ShardId, key: RoomKey, delivery: Delivery) {
+    pub(super) fn post_delivery(&mut self, to: ShardId, key: RoomKey, delivery: Delivery) {
         let lane = &mut self.lanes[usize::from(to)];
         if lane.behind.contains_key(&key) {
             return;
@@ -65,21 +67,21 @@ impl Lanes {
     }
 
     /// Whether anything waits for that shard.
-    pub fn is_waiting(&self, to: ShardId) -> bool {
+    pub(super) fn is_waiting(&self, to: ShardId) -> bool {
         let lane = &self.lanes[usize::from(to)];
         !lane.mail.is_empty() || !lane.behind.is_empty()
     }
 
     /// Takes what waits for a shard; rooms that were behind are returned with the offset from which
     /// they are to be read on.
-    pub fn take(&mut self, to: ShardId) -> Vec<Mail> {
+    pub(super) fn take(&mut self, to: ShardId) -> Vec<Mail> {
         let lane = &mut self.lanes[usize::from(to)];
         lane.delivery_bytes = 0;
         std::mem::take(&mut lane.mail)
     }
 
     /// Takes the rooms that are behind for a shard whose lane has room again.
-    pub fn take_behind(&mut self, to: ShardId) -> Vec<(RoomKey, u64)> {
+    pub(super) fn take_behind(&mut self, to: ShardId) -> Vec<(RoomKey, u64)> {
         let lane = &mut self.lanes[usize::from(to)];
         if lane.mail.is_empty() && !lane.behind.is_empty() {
             lane.behind.drain().collect()
@@ -89,12 +91,12 @@ impl Lanes {
     }
 
     /// Notes a room as behind again from `offset`.
-    pub fn set_behind(&mut self, to: ShardId, key: RoomKey, offset: u64) {
+    pub(super) fn set_behind(&mut self, to: ShardId, key: RoomKey, offset: u64) {
         self.lanes[usize::from(to)].behind.insert(key, offset);
     }
 
     /// Whether a delivery of `bytes` has room.
-    pub fn has_room(&self, to: ShardId, bytes: usize) -> bool {
+    pub(super) fn has_room(&self, to: ShardId, bytes: usize) -> bool {
         self.lanes[usize::from(to)].delivery_bytes + bytes <= LANE_DELIVERY_BYTES_MAX
     }
 }

@@ -1,0 +1,85 @@
+//! What a shard counts. Plain numbers of its own; `runtime/` copies them out for whoever asks.
+
+use crate::model::{CloseCode, ErrorCode};
+
+/// Close codes that are counted apart.
+pub const CLOSE_CODES: [u16; 12] = [
+    1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1013, 4001, 4002, 4003,
+];
+/// Error codes in the order in which they are counted.
+pub const ERROR_CODES: [ErrorCode; 13] = [
+    ErrorCode::BadJson,
+    ErrorCode::BadFrame,
+    ErrorCode::UnknownType,
+    ErrorCode::BadRoom,
+    ErrorCode::NotJoined,
+    ErrorCode::TooLarge,
+    ErrorCode::RateLimited,
+    ErrorCode::Unauthorized,
+    ErrorCode::Forbidden,
+    ErrorCode::TooManyRooms,
+    ErrorCode::Overloaded,
+    ErrorCode::Unavailable,
+    ErrorCode::Internal,
+];
+
+/// Counts since the shard began, but for those that say what is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Sockets that are open now.
+    pub connections: u64,
+    /// WebSockets that speak the protocol now.
+    pub clients: u64,
+    /// Rooms whose home is here, now.
+    pub rooms: u64,
+    /// Members of all rooms on this shard, now.
+    pub members: u64,
+    /// Bytes of the room logs, now.
+    pub log_bytes: u64,
+    /// Bytes read from sockets.
+    pub bytes_in: u64,
+    /// Bytes written to sockets.
+    pub bytes_out: u64,
+    /// Calls that wrote them.
+    pub sends: u64,
+    /// Publishes taken in.
+    pub published: u64,
+    /// Publications stored and delivered by this shard as home.
+    pub stored: u64,
+    /// Publishes answered with the offset of an earlier one.
+    pub repeated: u64,
+    /// Frames written to members from the logs.
+    pub delivered: u64,
+    /// Of these, frames of the past.
+    pub replayed: u64,
+    /// Members told that they were too slow.
+    pub gaps_slow: u64,
+    /// Members told that something was lost.
+    pub gaps_lost: u64,
+    /// Slow consumers closed.
+    pub slow_closed: u64,
+    /// Upgrades refused and requests that were no HTTP.
+    pub refused: u64,
+    /// Panics contained to one connection.
+    pub panics: u64,
+    /// Closes by code, as [`CLOSE_CODES`].
+    pub closes: [u64; CLOSE_CODES.len()],
+    /// Error frames by code, as [`ERROR_CODES`].
+    pub errors: [u64; ERROR_CODES.len()],
+}
+
+impl Counters {
+    pub(super) fn count_close(&mut self, code: CloseCode) {
+        if let Some(at) = CLOSE_CODES.iter().position(|&other| other == code.0) {
+            self.closes[at] += 1;
+        }
+    }
+
+    pub(super) fn count_error(&mut self, code: ErrorCode) {
+        if let Some(at) = ERROR_CODES.iter().position(|&other| other == code) {
+            self.errors[at] += 1;
+        }
+    }
+}

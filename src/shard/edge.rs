@@ -1,0 +1,216 @@
+//! Bytes of a connection: the request head, then frames.
+//!
+//! What is unfinished stays in the connection; what is whole is acted on at once. A panic of a
+//! parser ends the one connection and is counted.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::connection::Phase;
+use super::{Effect, Shard};
+use crate::hub::ConnIndex;
+use crate::model::limits::{MEMBERS_LISTED_MAX, OUTBOX_BYTES_MAX};
+use crate::model::{CloseCode, ErrorCode};
+use crate::net::encode::opcode;
+use crate::net::{DecoderLimits, Message, Violation, push_frame};
+use crate::protocol::{command, event};
+
+const _: () = assert!(MEMBERS_LISTED_MAX > 0 && OUTBOX_BYTES_MAX > 0);
+
+/// Runs a parser; `None` if it panicked.
+pub(super) fn contained<R>(parse: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(parse)).ok()
+}
+
+/// What a frame was, once it no longer borrows from the decoder.
+enum Taken {
+    Nothing,
+    Acted,
+    Broken(Violation),
+    Panicked,
+}
+
+impl Shard {
+    pub(super) fn on_bytes(&mut self, index: ConnIndex, input: &mut [u8]) {
+        self.counters.bytes_in += input.len() as u64;
+        let now_ms = self.now.ms;
+        let Some(conn) = self.conn_mut(index) else {
+            return;
+        };
+        conn.heard_ms = now_ms;
+        conn.pinged = false;
+        match conn.phase {
+            Phase::Head => self.on_head_bytes(index, input),
+            Phase::Open | Phase::Echo => self.on_frame_bytes(index, input),
+            // Nothing that comes now counts.
+            Phase::Answering | Phase::Leaving | Phase::Closing => {}
+        }
+    }
+
+    /// Takes frames while there is credit; the rest of the bytes waits in the stash.
+    pub(super) fn on_frame_bytes(&mut self, index: ConnIndex, input: &mut [u8]) {
+        let limits = self.decoder_limits(index);
+        let Some(conn) = self.conn_mut(index) else {
+            return;
+        };
+        if let Some(stash) = &mut conn.stash {
+            stash.extend_from_slice(input);
+            return;
+        }
+        let mut decoder = std::mem::take(&mut conn.decoder);
+        let mut at = 0;
+        loop {
+            if at < input.len() && !self.may_take(index) {
+                self.stall(index, &input[at..]);
+                break;
+            }
+            let taken = match contained(|| decoder.next(&limits, input, &mut at)) {
+                Some(Ok(Some(message))) => self.on_message(index, message),
+                Some(Ok(None)) => Taken::Nothing,
+                Some(Err(violation)) => Taken::Broken(violation),
+                None => Taken::Panicked,
+            };
+            match taken {
+                Taken::Acted => {}
+                Taken::Nothing => break,
+                Taken::Broken(violation) => {
+                    self.close(index, violation.code, violation.reason);
+                }
+                Taken::Panicked => {
+                    self.counters.panics += 1;
+                    self.close(index, CloseCode::INTERNAL, "a fault of the server's own");
+                }
+            }
+            if !self.is_open(index) {
+                return;
+            }
+        }
+        if let Some(conn) = self.conn_mut(index) {
+            conn.decoder = decoder;
+        }
+    }
+
+    fn is_open(&self, index: ConnIndex) -> bool {
+        self.conn(index)
+            .is_some_and(|conn| matches!(conn.phase, Phase::Open | Phase::Echo))
+    }
+
+    fn decoder_limits(&self, index: ConnIndex) -> DecoderLimits {
+        let echo = self
+            .conn(index)
+            .is_some_and(|conn| conn.phase == Phase::Echo);
+        let options = &self.options;
+        DecoderLimits {
+            message_bytes_max: if echo {
+                options.echo_message_bytes_max
+            } else {
+                options.message_bytes_max
+            },
+            fragments_max: options.fragments_max,
+            binary_taken: echo,
+        }
+    }
+
+    /// Whether one more frame of the connection may be taken.
+    fn may_take(&self, index: ConnIndex) -> bool {
+        self.has_shard_credit() && self.conn(index).is_some_and(|conn| conn.has_credit())
+    }
+
+    /// Stops reading a connection until it has credit again.
+    fn stall(&mut self, index: ConnIndex, rest: &[u8]) {
+        let Some(conn) = self.conn_mut(index) else {
+            return;
+        };
+        if !rest.is_empty() {
+            conn.stash = Some(Box::new(rest.to_vec()));
+        }
+        conn.paused = true;
+        if !conn.resuming {
+            conn.resuming = true;
+            self.stalled.push(index);
+        }
+    }
+
+    /// Reads on the connections that have credit again.
+    pub(super) fn resume_stalled(&mut self) {
+        if self.stalled.is_empty() {
+            return;
+        }
+        for index in std::mem::take(&mut self.stalled) {
+            let may_take = self.may_take(index);
+            let Some(conn) = self.conn_mut(index) else {
+                continue;
+            };
+            conn.resuming = false;
+            if !conn.paused || !matches!(conn.phase, Phase::Open | Phase::Echo) {
+                continue;
+            }
+            if !may_take {
+                conn.resuming = true;
+                self.stalled.push(index);
+                continue;
+            }
+            conn.paused = false;
+            if let Some(mut stash) = conn.stash.take() {
+                self.on_frame_bytes(index, &mut stash);
+            }
+            let heard_ms = self.now.ms;
+            if let Some(conn) = self.conn_mut(index)
+                && !conn.paused
+            {
+                // It was not heard because it was not listened to.
+                conn.heard_ms = heard_ms;
+                self.effects.push(Effect::ResumeRead(index));
+            }
+        }
+    }
+
+    fn on_message(&mut self, index: ConnIndex, message: Message<'_>) -> Taken {
+        let echo = self
+            .conn(index)
+            .is_some_and(|conn| conn.phase == Phase::Echo);
+        match message {
+            Message::Ping(payload) => {
+                if let Some(out) = self.out(index) {
+                    push_frame(out, opcode::PONG, payload);
+                }
+            }
+            Message::Pong(_) => {}
+            Message::Close(close) => {
+                let code = close.map_or(CloseCode::NORMAL, |(code, _)| code);
+                self.close(index, code, "");
+            }
+            Message::Text(text) if echo => {
+                if let Some(out) = self.out(index) {
+                    push_frame(out, opcode::TEXT, text.as_bytes());
+                }
+            }
+            Message::Binary(bytes) => {
+                if let Some(out) = self.out(index) {
+                    push_frame(out, opcode::BINARY, bytes);
+                }
+            }
+            Message::Text(text) => match contained(|| command::parse(text)) {
+                Some(Ok(request)) => self.on_command(index, request),
+                Some(Err(refusal)) => {
+                    self.error(index, refusal.code, &refusal.message, refusal.reference);
+                }
+                None => return Taken::Panicked,
+            },
+        }
+        Taken::Acted
+    }
+
+    /// Tells a connection that what it asked is not done.
+    pub(super) fn error(
+        &mut self,
+        index: ConnIndex,
+        code: ErrorCode,
+        message: &str,
+        reference: Option<&str>,
+    ) {
+        self.counters.count_error(code);
+        if let Some(out) = self.out(index) {
+            event::error(out, code, message, reference);
+        }
+    }
+}

@@ -1,0 +1,530 @@
+//! The home of a share of the rooms: their order, who is in them, and which shards must hear.
+//!
+//! A room is opened when it is first asked for: its last offset comes from the store, and what is
+//! asked meanwhile waits, in order. Its log is kept here whether it has members here or not, so that
+//! who comes back finds the recent past on whatever shard it lands; an empty room is dropped after
+//! `--room-linger`.
+//!
+//! Not here: sockets, encodings of answers but for lists of users, and what the store does.
+//!
+//! Invariants: `subscribers` has a bit for each other shard that has, or is getting, a member; `users`
+//! counts the connections of each user that have joined; a room with publishes under way is not
+//! dropped.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use super::event::{
+    Asker, Join, Leave, Mail, PublishRequest, Reply, Request, ShardId, StoreReply, StoreRequest,
+};
+use super::pages::Waiter;
+use super::{Effect, Shard};
+use crate::backplane::{Embedded, Remembered, fresh_position};
+use crate::hub::{Audience, RoomKey};
+use crate::model::limits::{MEMBERS_LISTED_MAX, SHARD_CREDITS};
+use crate::model::{ErrorCode, Name, Position, RoomName};
+use crate::protocol::event;
+
+/// Whose a publish is.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) from: ShardId,
+    pub(super) key: RoomKey,
+    pub(super) asker: Asker,
+    pub(super) echo: bool,
+}
+
+/// A user in a room.
+#[derive(Debug)]
+struct User {
+    connections: u32,
+    username: Option<Box<Name>>,
+}
+
+/// A room whose home is here.
+#[derive(Debug)]
+pub(super) struct HomeRoom {
+    pub(super) name: RoomName,
+    /// What waits until the room is open.
+    opening: Option<Vec<(ShardId, Request)>>,
+    /// Other shards that must hear, a bit each.
+    pub(super) subscribers: u64,
+    users: HashMap<Name, User>,
+    /// Members who want presence events.
+    watchers: u32,
+    /// Publishes that have no outcome yet.
+    pub(super) publishing: u32,
+    /// When it was last used.
+    touched_ms: u64,
+    lingering: bool,
+}
+
+/// The rooms whose home is this shard.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) rooms: HashMap<RoomKey, HomeRoom>,
+    pub(super) backplane: Embedded<Origin>,
+    /// Reads of the past under way: who waits for each.
+    pub(super) reads: HashMap<(RoomKey, u64), Vec<Waiter>>,
+    /// Rooms to look at when their time comes.
+    linger: VecDeque<(u64, RoomName)>,
+}
+
+impl Home {
+    pub(super) fn new(stored: bool, dedupe_ms: u64, remembered_max: usize) -> Self {
+        Self {
+            rooms: HashMap::new(),
+            backplane: Embedded::new(stored, Remembered::new(dedupe_ms, remembered_max)),
+            reads: HashMap::new(),
+            linger: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rooms.len()
+    }
+}
+
+impl Request {
+    fn room(&self) -> &RoomName {
+        match self {
+            Self::Join(join) => &join.room,
+            Self::Leave(leave) => &leave.room,
+            Self::Publish(request) => &request.publish.room,
+            Self::Signal { room, .. } | Self::Members { room, .. } | Self::Page { room, .. } => {
+                room
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// A request, from another shard or this one.
+    pub(super) fn on_request(&mut self, from: ShardId, request: Request) {
+        let known = self.hub.find(request.room().as_str());
+        let known = known.filter(|key| self.home.rooms.contains_key(key));
+        let key = match (known, &request) {
+            (Some(key), _) => key,
+            // A room that is not here has nobody in it.
+            (None, Request::Leave(_) | Request::Signal { .. }) => return,
+            (None, _) => match self.begin_room(request.room().clone()) {
+                Some(key) => key,
+                None => {
+                    let why = "the server has as many rooms as it may have; try again later";
+                    self.refuse_request(from, request, ErrorCode::TooManyRooms, why);
+                    return;
+                }
+            },
+        };
+        let now_ms = self.now.ms;
+        let Some(room) = self.home.rooms.get_mut(&key) else {
+            return;
+        };
+        room.touched_ms = now_ms;
+        match &mut room.opening {
+            Some(_) if matches!(request, Request::Signal { .. }) => {}
+            Some(waiting) if waiting.len() < SHARD_CREDITS as usize => {
+                waiting.push((from, request));
+            }
+            Some(_) => {
+                let why = "too many requests wait for this room; try again later";
+                self.refuse_request(from, request, ErrorCode::Overloaded, why);
+            }
+            None => self.serve(from, key, request),
+        }
+    }
+
+    fn serve(&mut self, from: ShardId, key: RoomKey, request: Request) {
+        match request {
+            Request::Join(join) => self.serve_join(from, key, join),
+            Request::Leave(leave) => self.leave_home(from, key, &leave),
+            Request::Publish(request) => self.serve_publish(from, key, *request),
+            Request::Signal { room, frame } => self.serve_signal(from, key, &room, &frame),
+            Request::Members { room, asker } => self.serve_members(from, key, &room, asker),
+            Request::Page { room, from: offset } => self.serve_page(from, key, room, offset),
+        }
+    }
+
+    /// Begins to be a room's home: `None` if there are too many.
+    fn begin_room(&mut self, name: RoomName) -> Option<RoomKey> {
+        if self.home.rooms.len() >= self.options.rooms_max {
+            self.drop_oldest_empty();
+            if self.home.rooms.len() >= self.options.rooms_max {
+                return None;
+            }
+        }
+        let key = self.hub.find_or_make(&name);
+        if let Some(room) = self.hub.room_mut(key) {
+            room.is_home = true;
+        }
+        let room = HomeRoom {
+            name: name.clone(),
+            opening: Some(Vec::new()),
+            subscribers: 0,
+            users: HashMap::new(),
+            watchers: 0,
+            publishing: 0,
+            touched_ms: self.now.ms,
+            lingering: true,
+        };
+        self.home.rooms.insert(key, room);
+        self.home
+            .linger
+            .push_back((self.now.ms + self.options.linger_ms, name.clone()));
+        if self.options.stored {
+            self.effects.push(Effect::Store(StoreRequest::Open(name)));
+        } else {
+            let last = fresh_position(self.now.wall, self.rng.u32(..));
+            self.open_room(key, &name, last);
+        }
+        Some(key)
+    }
+
+    fn open_room(&mut self, key: RoomKey, name: &RoomName, last: Position) {
+        self.home.backplane.open(name, last);
+        self.hub.begin_log(key, last.epoch, last.offset + 1);
+        let waiting = self
+            .home
+            .rooms
+            .get_mut(&key)
+            .and_then(|room| room.opening.take());
+        for (from, request) in waiting.into_iter().flatten() {
+            self.serve(from, key, request);
+        }
+    }
+
+    pub(super) fn on_opened(&mut self, name: &RoomName, result: Result<Position, String>) {
+        let Some(key) = self.hub.find(name.as_str()) else {
+            return;
+        };
+        match result {
+            Ok(last) => self.open_room(key, name, last),
+            Err(why) => {
+                let waiting = self.home.rooms.remove(&key).and_then(|room| room.opening);
+                for (from, request) in waiting.into_iter().flatten() {
+                    self.refuse_request(from, request, ErrorCode::Unavailable, &why);
+                }
+                self.end_room(key);
+            }
+        }
+    }
+
+    /// Answers a request that can't be served.
+    pub(super) fn refuse_request(
+        &mut self,
+        to: ShardId,
+        request: Request,
+        code: ErrorCode,
+        why: &str,
+    ) {
+        let why = why.to_owned();
+        let reply = match request {
+            Request::Join(Join {
+                asker,
+                ticket,
+                room,
+                again,
+                ..
+            }) => Reply::Refused {
+                asker,
+                join: Some((ticket, again)),
+                room,
+                code,
+                why,
+            },
+            Request::Publish(request) => {
+                let PublishRequest { asker, publish, .. } = *request;
+                Reply::Refused {
+                    asker,
+                    join: None,
+                    room: publish.room,
+                    code,
+                    why,
+                }
+            }
+            Request::Members { room, asker } => Reply::Refused {
+                asker,
+                join: None,
+                room,
+                code,
+                why,
+            },
+            // Nothing can be had: the log, when it has something, takes over.
+            Request::Page { room, from } => Reply::Page {
+                room,
+                from,
+                page: Err(from + 1),
+            },
+            Request::Leave(_) | Request::Signal { .. } => return,
+        };
+        self.reply(to, reply);
+    }
+
+    fn serve_join(&mut self, from: ShardId, key: RoomKey, join: Join) {
+        if !join.again {
+            self.add_member(from, key, &join);
+        }
+        self.answer_join(from, key, join);
+    }
+
+    /// Counts a member, and tells who watches if its user is new.
+    fn add_member(&mut self, from: ShardId, key: RoomKey, join: &Join) {
+        let own = self.id;
+        let Some(room) = self.home.rooms.get_mut(&key) else {
+            return;
+        };
+        if from != own {
+            room.subscribers |= 1 << from;
+        }
+        let user = room.users.entry(join.user_id.clone());
+        let user = user.or_insert_with(|| User {
+            connections: 0,
+            username: None,
+        });
+        user.connections += 1;
+        user.username = join.username.clone().map(Box::new).or(user.username.take());
+        let is_new = user.connections == 1;
+        let count = room.users.len() as u64;
+        if is_new && room.watchers > 0 {
+            let username = join.username.as_ref().map(Name::as_str);
+            let (name, change) = (join.room.as_str(), event::Change::Join);
+            let mut frame = Vec::new();
+            event::presence(&mut frame, name, change, &join.user_id, username, count);
+            self.tell_presence(key, frame.into());
+        }
+        if let Some(room) = self.home.rooms.get_mut(&key) {
+            room.watchers += u32::from(join.presence);
+        }
+    }
+
+    pub(super) fn leave_home(&mut self, from: ShardId, key: RoomKey, leave: &Leave) {
+        let (now_ms, linger_ms) = (self.now.ms, self.options.linger_ms);
+        let Some(room) = self.home.rooms.get_mut(&key) else {
+            return;
+        };
+        if leave.last {
+            room.subscribers &= !(1 << from);
+        }
+        room.watchers = room.watchers.saturating_sub(u32::from(leave.presence));
+        let mut gone = None;
+        if let Some(user) = room.users.get_mut(leave.user_id.as_str()) {
+            user.connections -= 1;
+            if user.connections == 0 {
+                gone = room.users.remove(leave.user_id.as_str());
+            }
+        }
+        let count = room.users.len() as u64;
+        let watched = room.watchers > 0;
+        if room.users.is_empty() && !room.lingering {
+            room.lingering = true;
+            self.home
+                .linger
+                .push_back((now_ms + linger_ms, leave.room.clone()));
+        }
+        if let Some(user) = gone
+            && watched
+        {
+            let username = user.username.as_deref().map(Name::as_str);
+            let (name, change) = (leave.room.as_str(), event::Change::Leave);
+            let mut frame = Vec::new();
+            event::presence(&mut frame, name, change, &leave.user_id, username, count);
+            self.tell_presence(key, frame.into());
+        }
+    }
+
+    /// How many users are in the room.
+    pub(super) fn user_count(&self, key: RoomKey) -> u64 {
+        self.home
+            .rooms
+            .get(&key)
+            .map_or(0, |room| room.users.len() as u64)
+    }
+
+    fn tell_presence(&mut self, key: RoomKey, frame: Bytes) {
+        self.hub.whisper(key, Audience::Presence, &frame);
+        self.whisper_others(key, self.id, true, &frame);
+    }
+
+    fn serve_signal(&mut self, from: ShardId, key: RoomKey, _room: &RoomName, frame: &Bytes) {
+        if from != self.id {
+            self.hub.whisper(key, Audience::AllBut(None), frame);
+        }
+        self.whisper_others(key, from, false, frame);
+    }
+
+    /// A whisper to all other shards that must hear, but for one.
+    fn whisper_others(&mut self, key: RoomKey, but: ShardId, presence: bool, frame: &Bytes) {
+        let Some(room) = self.home.rooms.get(&key) else {
+            return;
+        };
+        for to in shards_of(room.subscribers).filter(|&to| to != but) {
+            let (room, frame) = (room.name.clone(), frame.clone());
+            let bytes = frame.len();
+            self.lanes.post_whisper(
+                to,
+                bytes,
+                Mail::Whisper {
+                    room,
+                    presence,
+                    frame,
+                },
+            );
+        }
+    }
+
+    /// A signal on its way to the home shard; it goes no further if there is no room for it.
+    pub(super) fn post_signal(&mut self, home: ShardId, room: RoomName, frame: Bytes) {
+        if home == self.id {
+            self.on_request(self.id, Request::Signal { room, frame });
+        } else {
+            let bytes = frame.len();
+            self.lanes
+                .post_whisper(home, bytes, Mail::Request(Request::Signal { room, frame }));
+        }
+    }
+
+    fn serve_members(&mut self, from: ShardId, key: RoomKey, room: &RoomName, asker: Asker) {
+        let Some(home) = self.home.rooms.get(&key) else {
+            return;
+        };
+        let users = home
+            .users
+            .iter()
+            .take(MEMBERS_LISTED_MAX)
+            .map(|(user_id, user)| (user_id.as_str(), user.username.as_deref().map(Name::as_str)));
+        let mut frame = Vec::new();
+        let (count, reference) = (home.users.len() as u64, asker.reference.as_deref());
+        event::members(&mut frame, room.as_str(), users, count, reference);
+        self.reply(
+            from,
+            Reply::Frame {
+                asker,
+                frame: frame.into(),
+            },
+        );
+    }
+
+    fn serve_publish(&mut self, from: ShardId, key: RoomKey, request: PublishRequest) {
+        let PublishRequest {
+            asker,
+            echo,
+            publish,
+        } = request;
+        if let Some(room) = self.home.rooms.get_mut(&key) {
+            room.publishing += 1;
+        }
+        self.home.backplane.publish(
+            publish,
+            Origin {
+                from,
+                key,
+                asker,
+                echo,
+            },
+        );
+    }
+
+    pub(super) fn on_store(&mut self, reply: StoreReply) {
+        match reply {
+            StoreReply::Opened(room, result) => {
+                let result = result.map(|(epoch, offset)| Position { epoch, offset });
+                self.on_opened(&room, result);
+            }
+            StoreReply::Read {
+                room,
+                from,
+                publications,
+            } => {
+                self.on_page_read(&room, from, publications);
+            }
+            StoreReply::Committed(batch, result) => self.on_committed(batch, result),
+        }
+    }
+
+    /// Drops rooms that have been empty for long enough.
+    pub(super) fn drop_lingering(&mut self) {
+        while self
+            .home
+            .linger
+            .front()
+            .is_some_and(|&(due_ms, _)| due_ms <= self.now.ms)
+        {
+            let Some((_, name)) = self.home.linger.pop_front() else {
+                return;
+            };
+            let Some(key) = self.hub.find(name.as_str()) else {
+                continue;
+            };
+            let (now_ms, linger_ms) = (self.now.ms, self.options.linger_ms);
+            let is_empty = self.is_empty_room(key);
+            let Some(room) = self.home.rooms.get_mut(&key) else {
+                continue;
+            };
+            if !room.users.is_empty() {
+                // It is put in again when the last one leaves.
+                room.lingering = false;
+            } else if !is_empty || room.touched_ms + linger_ms > now_ms {
+                let due_ms = (room.touched_ms + linger_ms).max(now_ms + 1000);
+                self.home.linger.push_back((due_ms, name));
+            } else {
+                self.home.rooms.remove(&key);
+                self.end_room(key);
+            }
+        }
+    }
+
+    /// Makes room for another by dropping the one that has been empty longest.
+    fn drop_oldest_empty(&mut self) {
+        for _ in 0..self.home.linger.len().min(8) {
+            let Some((due_ms, name)) = self.home.linger.pop_front() else {
+                return;
+            };
+            let key = self.hub.find(name.as_str());
+            match key.filter(|&key| self.is_empty_room(key)) {
+                Some(key) => {
+                    self.home.rooms.remove(&key);
+                    self.end_room(key);
+                    return;
+                }
+                None if key.is_some() => self.home.linger.push_back((due_ms, name)),
+                None => {}
+            }
+        }
+    }
+
+    /// Whether nobody is in a room of this home, and nothing of it is under way.
+    fn is_empty_room(&self, key: RoomKey) -> bool {
+        self.home.rooms.get(&key).is_some_and(|room| {
+            room.users.is_empty()
+                && room.subscribers == 0
+                && room.publishing == 0
+                && room.opening.is_none()
+        }) && self
+            .hub
+            .room(key)
+            .is_some_and(|room| room.members().is_empty() && room.joins_pending == 0)
+            && !self.home.reads.keys().any(|&(reading, _)| reading == key)
+    }
+
+    fn end_room(&mut self, key: RoomKey) {
+        if let Some(room) = self.hub.room_mut(key) {
+            room.is_home = false;
+            let name = room.name.clone();
+            self.home.backplane.close(&name);
+        }
+        self.release_room(key);
+    }
+}
+
+/// The shards whose bits are set.
+pub(super) fn shards_of(mut bits: u64) -> impl Iterator<Item = ShardId> {
+    std::iter::from_fn(move || {
+        (bits != 0).then(|| {
+            let shard = bits.trailing_zeros() as ShardId;
+            bits &= bits - 1;
+            shard
+        })
+    })
+}

@@ -1,0 +1,239 @@
+//! The request head of a connection: an upgrade, a page, or a refusal.
+
+use super::connection::Phase;
+use super::edge::contained;
+use super::{Effect, Page, Shard};
+use crate::hub::ConnIndex;
+use crate::model::{Name, RoomName, name_is_valid};
+use crate::net::{self, Body, Head, HeadError, origin_allowed, response, target, upgrade};
+use crate::protocol::command::{Command, Request};
+use crate::protocol::event;
+
+use super::event::ConnId;
+
+/// What a head leads to.
+enum Route {
+    Echo(Vec<u8>),
+    Open {
+        answer: Vec<u8>,
+        username: Option<Name>,
+        room: Option<RoomName>,
+    },
+    Page(Page),
+    Refuse(Vec<u8>),
+}
+
+impl Shard {
+    /// Gathers the head; acts on it once it is whole.
+    pub(super) fn on_head_bytes(&mut self, index: ConnIndex, input: &mut [u8]) {
+        let Some(conn) = self.conn_mut(index) else {
+            return;
+        };
+        let mut bytes = conn.stash.take().unwrap_or_default();
+        bytes.extend_from_slice(input);
+        let parsed = contained(|| net::head::parse(&bytes));
+        let route = match parsed {
+            Some(Ok(Some((head, end)))) => self.route(&head, &bytes[end..]),
+            Some(Ok(None)) => {
+                if let Some(conn) = self.conn_mut(index) {
+                    conn.stash = Some(bytes);
+                }
+                return;
+            }
+            Some(Err(error)) => Route::Refuse(response::refuse(&error)),
+            None => {
+                self.counters.panics += 1;
+                Route::Refuse(response::error(
+                    500,
+                    "internal",
+                    "a fault of the server's own",
+                    &[],
+                ))
+            }
+        };
+        self.take_route(index, route);
+    }
+
+    fn route(&self, head: &Head<'_>, behind: &[u8]) -> Route {
+        match (head.path, self.options.echo_message_bytes_max) {
+            ("/ws", _) => self.route_upgrade(head, behind),
+            ("/echo", 1..) => match upgrade::accept(head, behind, None) {
+                Ok(answer) => Route::Echo(answer),
+                Err(error) => Route::Refuse(response::refuse(&error)),
+            },
+            (path, _) => route_page(head, path),
+        }
+    }
+
+    fn route_upgrade(&self, head: &Head<'_>, behind: &[u8]) -> Route {
+        let refuse =
+            |status, code, message| Route::Refuse(response::error(status, code, message, &[]));
+        if !origin_allowed(head, &self.options.origins) {
+            return refuse(
+                403,
+                "forbidden",
+                "this page's origin is not in --allowed-origins",
+            );
+        }
+        if self.draining {
+            return refuse(
+                503,
+                "unavailable",
+                "this instance is draining; connect again",
+            );
+        }
+        let username = match target::parameter(head.query, "username") {
+            Some(name) if !name.is_empty() && !name_is_valid(&name) => {
+                return refuse(
+                    400,
+                    "bad_frame",
+                    "username: at most 128 bytes, no control characters",
+                );
+            }
+            name => name.filter(|name| !name.is_empty()).map(Name::from),
+        };
+        let room = match target::parameter(head.query, "room") {
+            Some(room) => match RoomName::parse(&room) {
+                Ok(room) => Some(room),
+                Err(error) => return refuse(400, "bad_room", &error.to_string()),
+            },
+            None => None,
+        };
+        match upgrade::accept(head, behind, Some(upgrade::SUBPROTOCOL)) {
+            Ok(answer) => Route::Open {
+                answer,
+                username,
+                room,
+            },
+            Err(error) => Route::Refuse(response::refuse(&error)),
+        }
+    }
+
+    fn take_route(&mut self, index: ConnIndex, route: Route) {
+        match route {
+            Route::Page(page) => {
+                if let Some(conn) = self.conn_mut(index) {
+                    conn.phase = Phase::Answering;
+                    let id = conn.id(index);
+                    self.effects.push(Effect::Answer(id, page));
+                }
+            }
+            Route::Refuse(answer) => {
+                self.counters.refused += 1;
+                self.answer(index, &answer);
+            }
+            Route::Echo(answer) => {
+                if let Some(out) = self.out(index) {
+                    out.extend_from_slice(&answer);
+                }
+                if let Some(conn) = self.conn_mut(index) {
+                    conn.phase = Phase::Echo;
+                    conn.deadline_ms = u64::MAX;
+                }
+            }
+            Route::Open {
+                answer,
+                username,
+                room,
+            } => self.open(index, &answer, username, room),
+        }
+    }
+
+    /// The handshake is done: welcome.
+    fn open(
+        &mut self,
+        index: ConnIndex,
+        answer: &[u8],
+        username: Option<Name>,
+        room: Option<RoomName>,
+    ) {
+        let options = self.options.clone();
+        let shard = usize::from(self.id);
+        let Some(conn) = self.conn_mut(index) else {
+            return;
+        };
+        conn.phase = Phase::Open;
+        conn.deadline_ms = u64::MAX;
+        conn.username = username.map(Box::new);
+        let (client_id, user_id) = (conn.client_id, conn.user_id.clone());
+        if let Some(out) = self.out(index) {
+            out.extend_from_slice(answer);
+            event::welcome(
+                out,
+                &event::Welcome {
+                    client_id,
+                    user_id: &user_id,
+                    instance_id: &options.instance_id,
+                    shard,
+                    heartbeat_ms: options.heartbeat_ms,
+                },
+            );
+        }
+        self.add_user(index);
+        if let Some(room) = room {
+            let room = room.as_str().into();
+            let command = Command::Join {
+                room,
+                username: None,
+                since: None,
+                presence: false,
+            };
+            self.on_command(
+                index,
+                Request {
+                    command,
+                    reference: None,
+                },
+            );
+        }
+    }
+
+    pub(super) fn on_answered(&mut self, id: ConnId, response: &[u8]) {
+        if self.find_conn(id).is_some() {
+            self.answer(id.index, response);
+        }
+    }
+
+    /// Sends an HTTP response and closes behind it.
+    fn answer(&mut self, index: ConnIndex, response: &[u8]) {
+        if let Some(out) = self.out(index) {
+            out.extend_from_slice(response);
+        }
+        self.begin_closing(index);
+    }
+}
+
+fn route_page(head: &Head<'_>, path: &str) -> Route {
+    let page = match path {
+        "/" => Page::Chat,
+        "/page.js" => Page::Script,
+        "/health" => Page::Health,
+        "/ready" => Page::Ready,
+        "/metrics" => Page::Metrics,
+        _ => {
+            return Route::Refuse(response::error(
+                404,
+                "not_found",
+                "there is nothing here",
+                &[],
+            ));
+        }
+    };
+    if head.method != "GET" {
+        let allow = [("Allow", "GET")];
+        return Route::Refuse(response::error(
+            405,
+            "bad_request",
+            "only GET is taken here",
+            &allow,
+        ));
+    }
+    if head.body != Body::None {
+        let error = HeadError {
+            status: 413,
+            message: "no body is taken here",
+        };
+        return Route::Refuse(response::refuse(&error));
+    }
+    Route::Page(page)
+}

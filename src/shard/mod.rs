@@ -1,0 +1,402 @@
+//! One shard: its connections, its rooms, and the home of its share of the rooms.
+//!
+//! A synchronous state machine. [`Shard::handle`] takes what happened; [`Shard::turn_end`] does what
+//! is done once for all that came; [`Shard::sweep`] sends. Whoever drives it (`runtime/`) performs the
+//! [`Effect`]s and carries the mail ([`Shard::carry`]). Nothing here waits, locks or looks at a clock.
+//!
+//! ```text
+//! bytes ─▶ edge ─▶ commands ─▶ request ─▶ home (here or by mail) ─▶ backplane
+//!                                                                     │ outcomes
+//! sockets ◀─ sweep ◀─ hub (room logs) ◀─ deliver (here or by mail) ◀──┘─▶ replies ─▶ outboxes
+//! ```
+//!
+//! Invariants: every request that takes credit gets one reply; a connection that has no credit, or
+//! whose outbox is full, is not read; mail from a home shard arrives in the order in which it was
+//! posted, so a `joined` and the frames after it agree.
+
+mod commands;
+mod connection;
+mod counters;
+mod deliver;
+mod edge;
+mod event;
+mod home;
+mod http;
+mod lanes;
+mod options;
+mod outlet;
+mod pages;
+mod replies;
+mod tick;
+
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+pub use counters::{CLOSE_CODES, Counters, ERROR_CODES};
+pub use event::*;
+pub use options::{Options, SlowConsumer};
+pub use outlet::{Gone, Socket};
+
+use connection::{Conn, Phase};
+use home::Home;
+use lanes::Lanes;
+
+use crate::hub::{ConnIndex, Hub, RoomKey};
+use crate::model::limits::{
+    CLOSING_MS, REMEMBERED_IDS_MAX, SHARD_CREDIT_BYTES, SHARD_CREDITS, SWEEP_SENDS_MAX,
+};
+use crate::model::{CloseCode, MessageId, RoomName, Timestamp};
+use crate::net;
+
+/// Requests to one other shard that are not answered yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outstanding {
+    requests: u32,
+    bytes: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    options: Arc<Options>,
+    now: Now,
+    rng: fastrand::Rng,
+    hub: Hub,
+    conns: Vec<Option<Conn>>,
+    generations: Vec<u32>,
+    /// Open connections by user id.
+    users: HashTable<ConnIndex>,
+    hasher: DefaultHashBuilder,
+    /// Connections with an outbox to flush.
+    flush: Vec<ConnIndex>,
+    /// Connections that are not read for want of credit.
+    stalled: Vec<ConnIndex>,
+    lanes: Lanes,
+    outstanding: Vec<Outstanding>,
+    home: Home,
+    effects: Vec<Effect>,
+    scratch: Vec<u8>,
+    tick_at: usize,
+    draining: bool,
+    counters: Counters,
+}
+
+impl Shard {
+    /// A shard without connections. `seed`: of its randomness (ids, spreads).
+    pub fn new(id: ShardId, options: Arc<Options>, seed: u64) -> Self {
+        let remembered = REMEMBERED_IDS_MAX;
+        Self {
+            id,
+            now: Now::default(),
+            rng: fastrand::Rng::with_seed(seed),
+            hub: Hub::new(options.log_bytes_max),
+            conns: Vec::new(),
+            generations: Vec::new(),
+            users: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            flush: Vec::new(),
+            stalled: Vec::new(),
+            lanes: Lanes::new(options.shards),
+            outstanding: vec![Outstanding::default(); usize::from(options.shards)],
+            home: Home::new(options.stored, options.dedupe_ms, remembered),
+            effects: Vec::new(),
+            scratch: Vec::new(),
+            tick_at: 0,
+            draining: false,
+            counters: Counters::default(),
+            options,
+        }
+    }
+
+    /// An id that an earlier run of the instance remembered, of a room whose home is here.
+    pub fn remember(&mut self, at: Timestamp, room: &RoomName, id: MessageId, offset: u64) {
+        self.home.backplane.remember(at, room, id, offset);
+    }
+
+    /// Takes one thing that happened; what it asks for is appended to `effects`.
+    pub fn handle(&mut self, now: Now, event: Event<'_>, effects: &mut Vec<Effect>) {
+        self.now = now;
+        match event {
+            Event::Accepted(index) => self.on_accepted(index),
+            Event::Bytes(index, bytes) => self.on_bytes(index, bytes),
+            Event::Ended(index) => self.remove(index),
+            Event::Writable(index) => self.on_writable(index),
+            Event::Answered(id, response) => self.on_answered(id, &response),
+            Event::Mail(from, mail) => self.on_mail(from, mail),
+            Event::Store(reply) => self.on_store(reply),
+            Event::Tick => self.on_tick(),
+            Event::Drain(window_ms) => self.on_drain(window_ms),
+        }
+        effects.append(&mut self.effects);
+    }
+
+    /// Ends a turn: what came in it is handed to the backplane at once, and connections that have
+    /// credit again are read on.
+    pub fn turn_end(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.now = now;
+        self.resume_stalled();
+        self.drive_backplane();
+        effects.append(&mut self.effects);
+    }
+
+    /// Sends what is to be sent, for a bounded time. Returns whether there is more.
+    pub fn sweep(&mut self, now: Now, socket: &mut impl Socket, effects: &mut Vec<Effect>) -> bool {
+        self.now = now;
+        let more = self.sweep_sends(socket, SWEEP_SENDS_MAX);
+        effects.append(&mut self.effects);
+        more
+    }
+
+    /// Whether the connection wants to be read.
+    pub fn wants_read(&self, index: ConnIndex) -> bool {
+        self.conn(index).is_some_and(|conn| !conn.paused)
+    }
+
+    /// Whether mail waits for another shard.
+    pub fn has_mail(&self, to: ShardId) -> bool {
+        to != self.id && self.lanes.is_waiting(to)
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            rooms: self.home.len() as u64,
+            log_bytes: self.hub.log_bytes() as u64,
+            delivered: self.hub.counters.delivered,
+            replayed: self.hub.counters.replayed,
+            gaps_slow: self.hub.counters.slow_gaps,
+            gaps_lost: self.hub.counters.lost_gaps,
+            ..self.counters
+        }
+    }
+
+    /// Whether no connection is left.
+    pub fn is_empty(&self) -> bool {
+        self.counters.connections == 0
+    }
+
+    /// Checks what the module's doc says, and that of its rooms.
+    pub fn invariants(&self) {
+        self.hub.invariants();
+        let open = self.conns.iter().flatten().count() as u64;
+        assert_eq!(open, self.counters.connections, "connections are counted");
+        let members: usize = self.hub.rooms().map(|room| room.members().len()).sum();
+        let joined = self
+            .conns
+            .iter()
+            .flatten()
+            .flat_map(|conn| &conn.memberships);
+        let joined = joined
+            .filter(|membership| membership.place.is_some())
+            .count();
+        assert_eq!(members, joined, "members and memberships agree");
+        for (index, conn) in self.conns.iter().enumerate() {
+            let Some(conn) = conn else { continue };
+            for membership in &conn.memberships {
+                let room = self.hub.room(membership.room).expect("its rooms are here");
+                if let Some(place) = membership.place {
+                    let member = &room.members()[place as usize];
+                    assert_eq!(member.conn as usize, index, "the place is its own");
+                }
+            }
+        }
+    }
+
+    fn conn(&self, index: ConnIndex) -> Option<&Conn> {
+        self.conns.get(index as usize)?.as_ref()
+    }
+
+    fn conn_mut(&mut self, index: ConnIndex) -> Option<&mut Conn> {
+        self.conns.get_mut(index as usize)?.as_mut()
+    }
+
+    /// The connection of `id`, if it is still that one.
+    fn find_conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conn_mut(id.index)
+            .filter(|conn| conn.generation == id.generation)
+    }
+
+    /// Where bytes for one connection are written to; they are flushed before the turn ends.
+    fn out(&mut self, index: ConnIndex) -> Option<&mut Vec<u8>> {
+        let conn = self.conns.get_mut(index as usize)?.as_mut()?;
+        if !conn.queued {
+            conn.queued = true;
+            self.flush.push(index);
+        }
+        Some(conn.out())
+    }
+
+    fn on_accepted(&mut self, index: ConnIndex) {
+        let at = index as usize;
+        if at >= self.conns.len() {
+            self.conns.resize_with(at + 1, || None);
+            self.generations.resize(at + 1, 0);
+        }
+        debug_assert!(self.conns[at].is_none(), "the number is free");
+        self.generations[at] = self.generations[at].wrapping_add(1);
+        let id = crate::model::ClientId::from_bits(self.rng.u128(..));
+        let (now_ms, head_ms) = (self.now.ms, self.options.handshake_ms);
+        self.conns[at] = Some(Conn::new(self.generations[at], id, now_ms, head_ms));
+        self.counters.accepted += 1;
+        self.counters.connections += 1;
+    }
+
+    fn on_writable(&mut self, index: ConnIndex) {
+        let now_ms = self.now.ms;
+        let Some(conn) = self.conns.get_mut(index as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        conn.blocked = false;
+        conn.progress_ms = now_ms;
+        if !conn.queued {
+            conn.queued = true;
+            self.flush.push(index);
+        }
+        for membership in &conn.memberships {
+            self.hub.mark_dirty(membership.room);
+        }
+    }
+
+    /// Begins to close a WebSocket: it leaves its rooms, gets a close frame, and nothing more.
+    fn close(&mut self, index: ConnIndex, code: CloseCode, reason: &str) {
+        let Some(conn) = self.conn(index) else { return };
+        if conn.phase == Phase::Closing {
+            return;
+        }
+        self.counters.count_close(code);
+        self.leave_all(index);
+        if let Some(out) = self.out(index) {
+            net::push_close(out, code, reason);
+        }
+        self.begin_closing(index);
+    }
+
+    /// What is in the outbox still goes out; what comes is thrown away; then the end.
+    fn begin_closing(&mut self, index: ConnIndex) {
+        let deadline_ms = self.now.ms + CLOSING_MS;
+        if let Some(conn) = self.conn_mut(index) {
+            conn.phase = Phase::Closing;
+            conn.deadline_ms = deadline_ms;
+            conn.stash = None;
+            conn.decoder = net::Decoder::default();
+            if std::mem::take(&mut conn.paused) {
+                self.effects.push(Effect::ResumeRead(index));
+            }
+        }
+        // Also when nothing is to be sent: the flush ends the sending direction.
+        self.out(index);
+    }
+
+    /// Ends a connection at once.
+    fn abort(&mut self, index: ConnIndex) {
+        if self.conn(index).is_some() {
+            self.remove(index);
+            self.effects.push(Effect::Close(index));
+        }
+    }
+
+    /// Forgets a connection.
+    fn remove(&mut self, index: ConnIndex) {
+        self.leave_all(index);
+        if self
+            .conns
+            .get_mut(index as usize)
+            .and_then(Option::take)
+            .is_some()
+        {
+            self.counters.connections -= 1;
+        }
+    }
+
+    /// Takes the connection out of its rooms and out of the users.
+    fn leave_all(&mut self, index: ConnIndex) {
+        let Some(conn) = self.conn_mut(index) else {
+            return;
+        };
+        if !matches!(conn.phase, Phase::Open | Phase::Leaving) {
+            return;
+        }
+        let memberships = std::mem::take(&mut conn.memberships);
+        let user_id = conn.user_id.clone();
+        for membership in memberships {
+            self.leave_room(&user_id, &membership);
+        }
+        let hash = self.hash_user(&user_id);
+        if let Ok(entry) = self.users.find_entry(hash, |&other| other == index) {
+            entry.remove();
+        }
+        self.counters.clients -= 1;
+    }
+
+    fn hash_user(&self, user_id: &str) -> u64 {
+        use std::hash::BuildHasher;
+        self.hasher.hash_one(user_id)
+    }
+
+    /// Notes an open connection under its user.
+    fn add_user(&mut self, index: ConnIndex) {
+        let Some(conn) = self.conn(index) else { return };
+        let hash = self.hash_user(&conn.user_id);
+        let (conns, hasher) = (&self.conns, &self.hasher);
+        self.users.insert_unique(hash, index, |&other| {
+            use std::hash::BuildHasher;
+            let conn = conns.get(other as usize).and_then(Option::as_ref);
+            hasher.hash_one(conn.map_or("", |conn| conn.user_id.as_str()))
+        });
+        self.counters.clients += 1;
+    }
+
+    /// Whether one more request to any shard may be let in.
+    fn has_shard_credit(&self) -> bool {
+        self.outstanding
+            .iter()
+            .all(|out| out.requests < SHARD_CREDITS && out.bytes < SHARD_CREDIT_BYTES)
+    }
+
+    /// Sends a request to the home shard of its room.
+    fn request(&mut self, home: ShardId, credit: u32, request: Request) {
+        if home == self.id {
+            self.on_request(self.id, request);
+        } else {
+            if credit > 0 {
+                let out = &mut self.outstanding[usize::from(home)];
+                out.requests += 1;
+                out.bytes += credit as usize;
+            }
+            self.lanes.post(home, Mail::Request(request));
+        }
+    }
+
+    /// Sends a reply to the shard that asked.
+    fn reply(&mut self, to: ShardId, reply: Reply) {
+        if to == self.id {
+            self.on_reply(self.id, reply);
+        } else {
+            self.lanes.post(to, Mail::Reply(reply));
+        }
+    }
+
+    fn home_of(&self, room: &RoomName) -> ShardId {
+        room.home(usize::from(self.options.shards)) as ShardId
+    }
+
+    fn on_mail(&mut self, from: ShardId, mail: Mail) {
+        match mail {
+            Mail::Request(request) => self.on_request(from, request),
+            Mail::Reply(reply) => self.on_reply(from, reply),
+            Mail::Deliver(delivery) => self.on_delivery(&delivery),
+            Mail::Whisper {
+                room,
+                presence,
+                frame,
+            } => self.on_whisper(&room, presence, &frame),
+        }
+    }
+
+    /// Removes a room that nothing on this shard needs any more.
+    fn release_room(&mut self, key: RoomKey) {
+        self.hub.remove_unused(key);
+    }
+}

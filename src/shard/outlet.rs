@@ -1,0 +1,180 @@
+//! The sweep's way to the sockets: outboxes first, then what the hub has for each member.
+
+use super::Shard;
+use super::connection::{Conn, Phase};
+use super::counters::Counters;
+use super::event::{Effect, Request};
+use super::options::SlowConsumer;
+use crate::hub::{ConnIndex, Outlet, RoomKey};
+use crate::model::{CloseCode, RoomName};
+use crate::protocol::event;
+
+/// The connection is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+/// The sockets of a shard, as it sees them.
+pub trait Socket {
+    /// Sends without waiting. Returns how many bytes were taken; fewer than all: the socket is full.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn send(&mut self, conn: ConnIndex, bytes: &[u8]) -> Result<usize, Gone>;
+}
+
+/// What a sweep works on.
+struct Sweep<'a, S> {
+    conns: &'a mut [Option<Conn>],
+    flush: &'a mut Vec<ConnIndex>,
+    socket: &'a mut S,
+    effects: &'a mut Vec<Effect>,
+    counters: &'a mut Counters,
+    slow_consumer: SlowConsumer,
+    now_ms: u64,
+    broken: Vec<ConnIndex>,
+    slow: Vec<ConnIndex>,
+    pages: Vec<(RoomKey, u64)>,
+}
+
+impl<S: Socket> Sweep<'_, S> {
+    fn conn(&mut self, index: ConnIndex) -> Option<&mut Conn> {
+        self.conns.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Sends what waits in the outbox.
+    fn flush(&mut self, index: ConnIndex) {
+        let Some(conn) = self.conn(index) else { return };
+        if conn.blocked {
+            return;
+        }
+        if let Some(mut outbox) = conn.outbox.take() {
+            outbox.sent += self.send(index, &outbox.bytes[outbox.sent..]);
+            if outbox.sent < outbox.bytes.len()
+                && let Some(conn) = self.conn(index)
+            {
+                conn.outbox = Some(outbox);
+                return;
+            }
+        }
+        if let Some(conn) = self.conn(index)
+            && conn.phase == Phase::Closing
+            && !conn.shut
+        {
+            conn.shut = true;
+            self.effects.push(Effect::ShutdownWrite(index));
+        }
+    }
+}
+
+impl<S: Socket> Outlet for Sweep<'_, S> {
+    fn ready(&mut self, index: ConnIndex) -> bool {
+        let Some(conn) = self.conn(index) else {
+            return false;
+        };
+        if conn.blocked || !matches!(conn.phase, Phase::Open | Phase::Leaving) {
+            return false;
+        }
+        if conn.outbox.is_some() {
+            self.flush(index);
+            return self.conn(index).is_some_and(|conn| !conn.blocked);
+        }
+        true
+    }
+
+    fn send(&mut self, index: ConnIndex, bytes: &[u8]) -> usize {
+        if bytes.is_empty() {
+            return 0;
+        }
+        let now_ms = self.now_ms;
+        self.counters.sends += 1;
+        let sent = match self.socket.send(index, bytes) {
+            Ok(sent) => sent,
+            Err(Gone) => {
+                self.broken.push(index);
+                0
+            }
+        };
+        self.counters.bytes_out += sent as u64;
+        if sent < bytes.len()
+            && let Some(conn) = self.conn(index)
+        {
+            conn.blocked = true;
+            conn.progress_ms = now_ms;
+            self.effects.push(Effect::AwaitWritable(index));
+        }
+        sent
+    }
+
+    fn keep(&mut self, index: ConnIndex, rest: &[u8]) {
+        if let Some(conn) = self.conn(index) {
+            conn.out().extend_from_slice(rest);
+        }
+    }
+
+    fn gap(&mut self, index: ConnIndex, room: &RoomName, from: u64, to: u64, slow: bool) -> bool {
+        if slow && self.slow_consumer == SlowConsumer::Disconnect {
+            self.slow.push(index);
+            return false;
+        }
+        if let Some(conn) = self.conn(index) {
+            event::gap(conn.out(), room.as_str(), from, to);
+            if !conn.queued {
+                conn.queued = true;
+                self.flush.push(index);
+            }
+        }
+        true
+    }
+
+    fn want_page(&mut self, room: RoomKey, offset: u64) {
+        self.pages.push((room, offset));
+    }
+}
+
+impl Shard {
+    /// See [`Shard::sweep`].
+    pub(super) fn sweep_sends(&mut self, socket: &mut impl Socket, sends_max: usize) -> bool {
+        let outboxes = std::mem::take(&mut self.flush);
+        let mut sweep = Sweep {
+            conns: &mut self.conns,
+            flush: &mut self.flush,
+            socket,
+            effects: &mut self.effects,
+            counters: &mut self.counters,
+            slow_consumer: self.options.slow_consumer,
+            now_ms: self.now.ms,
+            broken: Vec::new(),
+            slow: Vec::new(),
+            pages: Vec::new(),
+        };
+        for index in outboxes {
+            if let Some(conn) = sweep.conn(index) {
+                conn.queued = false;
+                sweep.flush(index);
+            }
+        }
+        let more = self.hub.sweep(&mut sweep, sends_max);
+        let Sweep {
+            broken,
+            slow,
+            pages,
+            ..
+        } = sweep;
+        for index in broken {
+            self.abort(index);
+        }
+        for index in slow {
+            self.counters.slow_closed += 1;
+            self.close(index, CloseCode::SLOW_CONSUMER, "you read too slowly");
+        }
+        for (key, offset) in pages {
+            let Some(room) = self.hub.room(key) else {
+                continue;
+            };
+            let room = room.name.clone();
+            let home = self.home_of(&room);
+            self.request(home, 0, Request::Page { room, from: offset });
+        }
+        more || !self.flush.is_empty()
+    }
+}

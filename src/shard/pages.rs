@@ -1,0 +1,211 @@
+//! The way back: what a member missed is read from the home shard's room log or from the store.
+//!
+//! One read for all who wait for the same page. A join with `since` is answered once it is known
+//! whether everything after it can still be had; a member then takes page after page until its own
+//! shard's log reaches back to its cursor.
+
+use std::sync::Arc;
+
+use super::event::{Join, Joined, Reply, Request, ShardId, StoreRequest};
+use super::{Effect, Shard};
+use crate::hub::{Chunk, RoomKey};
+use crate::model::limits::PAGE_BYTES_MAX;
+use crate::model::{ErrorCode, Publication, RoomName};
+use crate::protocol::event;
+
+/// Who waits for a page of the past.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    /// A join with `since`.
+    Join(ShardId, Join),
+    /// A member on its way.
+    Page(ShardId),
+}
+
+impl Shard {
+    /// Answers a join, at once or when the past was read.
+    pub(super) fn answer_join(&mut self, from: ShardId, key: RoomKey, join: Join) {
+        let Some(position) = self.home.backplane.position(&join.room) else {
+            let why = "the room is not open here";
+            self.refuse_request(from, Request::Join(join), ErrorCode::Internal, why);
+            return;
+        };
+        let recovered = match join.since {
+            None => None,
+            Some((Some(epoch), offset)) if epoch == position.epoch && offset <= position.offset => {
+                let log = self.hub.room(key).and_then(|room| room.log());
+                if log.is_some_and(|log| log.reaches_back_to(offset + 1)) {
+                    // A shard without the room's log yet gets the past by pages.
+                    Some(true)
+                } else if self.options.stored {
+                    self.read_page(key, join.room.clone(), offset + 1, Waiter::Join(from, join));
+                    return;
+                } else {
+                    Some(false)
+                }
+            }
+            Some(_) => Some(false),
+        };
+        self.send_joined(from, key, join, recovered, None);
+    }
+
+    fn send_joined(
+        &mut self,
+        to: ShardId,
+        key: RoomKey,
+        join: Join,
+        recovered: Option<bool>,
+        page: Option<Arc<Chunk>>,
+    ) {
+        let Some(position) = self.home.backplane.position(&join.room) else {
+            return;
+        };
+        let joined = Joined {
+            epoch: position.epoch,
+            newest: position.offset,
+            recovered,
+            members: self.user_count(key),
+            page,
+            join,
+        };
+        self.reply(to, Reply::Joined(joined));
+    }
+
+    /// A member on another shard, or on this one, wants the past from `offset` on.
+    pub(super) fn serve_page(&mut self, to: ShardId, key: RoomKey, room: RoomName, offset: u64) {
+        let log = self.hub.room(key).and_then(|room| room.log());
+        if let Some(page) = log.and_then(|log| log.page(offset, PAGE_BYTES_MAX)) {
+            let page = Ok(Arc::new(page));
+            self.reply(
+                to,
+                Reply::Page {
+                    room,
+                    from: offset,
+                    page,
+                },
+            );
+        } else if self.options.stored {
+            self.read_page(key, room, offset, Waiter::Page(to));
+        } else {
+            self.send_lost(to, key, room, offset, None);
+        }
+    }
+
+    /// What a page should begin with is gone: the first offset that can be had instead.
+    fn send_lost(
+        &mut self,
+        to: ShardId,
+        key: RoomKey,
+        room: RoomName,
+        from: u64,
+        first: Option<u64>,
+    ) {
+        let log_first = self
+            .hub
+            .room(key)
+            .and_then(|room| room.log())
+            .map(|log| log.first());
+        let first = first.or(log_first).unwrap_or(0).max(from + 1);
+        self.reply(
+            to,
+            Reply::Page {
+                room,
+                from,
+                page: Err(first),
+            },
+        );
+    }
+
+    fn read_page(&mut self, key: RoomKey, room: RoomName, from: u64, waiter: Waiter) {
+        let Some(position) = self.home.backplane.position(&room) else {
+            return;
+        };
+        let waiters = self.home.reads.entry((key, from)).or_default();
+        waiters.push(waiter);
+        if waiters.len() == 1 {
+            let epoch = position.epoch;
+            self.effects
+                .push(Effect::Store(StoreRequest::Read { room, epoch, from }));
+        }
+    }
+
+    /// The store has read a page.
+    pub(super) fn on_page_read(
+        &mut self,
+        room: &RoomName,
+        from: u64,
+        publications: Result<Vec<Publication>, String>,
+    ) {
+        let Some(key) = self.hub.find(room.as_str()) else {
+            return;
+        };
+        let Some(waiters) = self.home.reads.remove(&(key, from)) else {
+            return;
+        };
+        let first = publications
+            .as_ref()
+            .ok()
+            .and_then(|page| page.first())
+            .map(|p| p.offset);
+        let page = match &publications {
+            Ok(publications) if first == Some(from) => Some(Arc::new(encode(publications))),
+            _ => None,
+        };
+        let why = publications.err();
+        for waiter in waiters {
+            match (waiter, &page, &why) {
+                (Waiter::Join(to, join), _, Some(why)) => {
+                    self.undo_join(to, key, &join);
+                    let request = Request::Join(join);
+                    self.refuse_request(to, request, ErrorCode::Unavailable, why);
+                }
+                (Waiter::Join(to, join), Some(page), None) => {
+                    self.send_joined(to, key, join, Some(true), Some(page.clone()));
+                }
+                (Waiter::Join(to, join), None, None) => {
+                    self.send_joined(to, key, join, Some(false), None);
+                }
+                (Waiter::Page(to), Some(page), _) => {
+                    let (room, page) = (room.clone(), Ok(page.clone()));
+                    self.reply(to, Reply::Page { room, from, page });
+                }
+                (Waiter::Page(to), None, _) => {
+                    self.send_lost(to, key, room.clone(), from, first);
+                }
+            }
+        }
+    }
+
+    /// A join that was counted is refused after all.
+    fn undo_join(&mut self, from: ShardId, key: RoomKey, join: &Join) {
+        if !join.again {
+            let (room, user_id) = (join.room.clone(), join.user_id.clone());
+            // Whether the shard still needs the room it says itself when it leaves the next time.
+            let leave = super::event::Leave {
+                room,
+                user_id,
+                presence: join.presence,
+                last: false,
+            };
+            self.leave_home(from, key, &leave);
+        }
+    }
+}
+
+/// Publications as the frames that members get.
+fn encode(publications: &[Publication]) -> Chunk {
+    let first = publications
+        .first()
+        .map_or(0, |publication| publication.offset);
+    let mut chunk = Chunk::with_capacity(first, 0);
+    let mut frame = Vec::new();
+    for publication in publications {
+        if publication.offset != chunk.after() {
+            break;
+        }
+        frame.clear();
+        event::message(&mut frame, publication);
+        chunk.push(&frame);
+    }
+    chunk
+}

@@ -1,0 +1,180 @@
+//! What the home shards answer, for this shard's connections.
+
+use super::event::{Asker, Joined, Reply};
+use super::{Shard, ShardId};
+use crate::hub::{Audience, Member};
+use crate::model::RoomName;
+use crate::protocol::event;
+
+impl Shard {
+    pub(super) fn on_reply(&mut self, from: ShardId, reply: Reply) {
+        match reply {
+            Reply::Joined(joined) => {
+                self.return_credit(from, &joined.join.asker);
+                self.on_joined(joined);
+            }
+            Reply::Published {
+                asker,
+                id,
+                offset,
+                echo,
+                ..
+            } => {
+                self.return_credit(from, &asker);
+                if (asker.reference.is_some() || !echo)
+                    && self.find_conn(asker.conn).is_some()
+                    && let Some(out) = self.out(asker.conn.index)
+                {
+                    event::ack(out, asker.reference.as_deref(), id, offset);
+                }
+            }
+            Reply::Refused {
+                asker,
+                join,
+                room,
+                code,
+                why,
+            } => {
+                self.return_credit(from, &asker);
+                if let Some((ticket, again)) = join {
+                    self.on_join_refused(&asker, ticket, again, &room);
+                }
+                if self.find_conn(asker.conn).is_some() {
+                    self.error(asker.conn.index, code, &why, asker.reference.as_deref());
+                }
+            }
+            Reply::Frame { asker, frame } => {
+                self.return_credit(from, &asker);
+                if self.find_conn(asker.conn).is_some()
+                    && let Some(out) = self.out(asker.conn.index)
+                {
+                    out.extend_from_slice(&frame);
+                }
+            }
+            Reply::Page { room, from, page } => {
+                if let Some(key) = self.hub.find(room.as_str()) {
+                    self.hub.page_arrived(key, from, page);
+                }
+            }
+        }
+    }
+
+    /// Gives back what a request took.
+    fn return_credit(&mut self, from: ShardId, asker: &Asker) {
+        if from != self.id {
+            let out = &mut self.outstanding[usize::from(from)];
+            out.requests = out.requests.saturating_sub(1);
+            out.bytes = out.bytes.saturating_sub(asker.credit as usize);
+        }
+        if let Some(conn) = self.find_conn(asker.conn) {
+            conn.in_flight = conn.in_flight.saturating_sub(1);
+            conn.credit_used = conn.credit_used.saturating_sub(asker.credit);
+        }
+    }
+
+    fn on_joined(&mut self, joined: Joined) {
+        let Joined {
+            join,
+            epoch,
+            newest,
+            recovered,
+            members,
+            page,
+        } = joined;
+        let Some(key) = self.hub.find(join.room.as_str()) else {
+            return;
+        };
+        if !join.again
+            && let Some(room) = self.hub.room_mut(key)
+        {
+            room.joins_pending -= 1;
+        }
+        let index = join.asker.conn.index;
+        let place = self.find_conn(join.asker.conn).and_then(|conn| {
+            let found = conn
+                .memberships
+                .iter()
+                .find(|m| m.ticket == join.ticket && m.room == key);
+            found.map(|membership| membership.place)
+        });
+        let Some(place) = place else {
+            // It left, or is gone, before it had joined.
+            if !join.again {
+                self.post_leave(key, join.room, join.user_id, join.presence);
+            }
+            return;
+        };
+        self.hub.begin_log(key, epoch, newest + 1);
+        let Some(room) = self.hub.room_mut(key) else {
+            return;
+        };
+        let current = place
+            .and_then(|place| room.members().get(place as usize))
+            .map(|m| m.cursor);
+        let offset = match (recovered, join.since, current) {
+            (Some(true), Some((_, offset)), _) => offset,
+            // A member that joins again goes on where it is.
+            (None, _, Some(cursor)) => cursor - 1,
+            _ => newest,
+        };
+        let place = match place {
+            Some(place) => {
+                room.set_cursor(place as usize, offset + 1);
+                place
+            }
+            None => {
+                self.counters.members += 1;
+                room.add(Member::new(index, offset + 1)) as u32
+            }
+        };
+        room.set_flags(place as usize, join.presence, false);
+        if let Some(page) = page {
+            room.give_page(place as usize, page);
+        }
+        self.hub.mark_dirty(key);
+        if let Some(conn) = self.conn_mut(index)
+            && let Some(membership) = conn.memberships.iter_mut().find(|m| m.room == key)
+        {
+            membership.place = Some(place);
+        }
+        if let Some(out) = self.out(index) {
+            let room = join.room.as_str();
+            let reference = join.asker.reference.as_deref();
+            let joined = event::Joined {
+                room,
+                epoch,
+                offset,
+                recovered,
+                members,
+                reference,
+            };
+            event::joined(out, &joined);
+        }
+    }
+
+    fn on_join_refused(&mut self, asker: &Asker, ticket: u32, again: bool, room: &RoomName) {
+        let Some(key) = self.hub.find(room.as_str()) else {
+            return;
+        };
+        if let Some(conn) = self.find_conn(asker.conn) {
+            conn.memberships
+                .retain(|m| m.ticket != ticket || m.room != key || m.place.is_some());
+        }
+        if !again && let Some(room) = self.hub.room_mut(key) {
+            room.joins_pending -= 1;
+        }
+        self.release_room(key);
+    }
+
+    /// A frame that is kept for nobody, from the home shard.
+    pub(super) fn on_whisper(&mut self, room: &RoomName, presence: bool, frame: &[u8]) {
+        if let Some(key) = self.hub.find(room.as_str()) {
+            let audience = if presence {
+                Audience::Presence
+            } else {
+                Audience::AllBut(None)
+            };
+            self.hub.whisper(key, audience, frame);
+        }
+    }
+}
