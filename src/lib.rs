@@ -1,3 +1,4 @@
 //! ringcast: a real-time message server.
 
 pub mod model;
+pub mod store;
