@@ -25,10 +25,10 @@ const ADVANCE: &str =
     "update offsets set last_offset = ?3 where room_name = ?1 and last_offset = ?2";
 const BEGIN_ROOM: &str = "insert into offsets (room_name, last_offset) values (?1, ?2)
     on conflict do nothing";
-const SELECT_REMEMBERED: &str = r#"select room_name, id, "offset", created_at from messages
+pub(super) const SELECT_REMEMBERED: &str = r#"select room_name, id, "offset", created_at from messages
     where created_at >= ?1 and client_id_given = 1 and epoch = ?2
     order by created_at desc limit ?3"#;
-const DELETE_OLDEST: &str = "delete from messages where rowid in
+pub(super) const DELETE_OLDEST: &str = "delete from messages where rowid in
     (select rowid from messages where created_at < ?1 order by created_at limit ?2)";
 
 /// The embedded store's one writer. While it lives it holds the data directory's lock.
@@ -152,6 +152,32 @@ impl Store {
     ) -> Result<usize, StoreError> {
         let mut statement = self.connection.prepare_cached(DELETE_OLDEST)?;
         Ok(statement.execute(params![to_integer(cutoff.0), to_integer(at_most as u64)])?)
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Stands for a full disk: the database can't grow beyond `pages`, nor shrink to fit.
+    pub(super) fn limit_pages(&mut self, pages: i64) {
+        self.connection
+            .pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0))
+            .unwrap();
+    }
+
+    pub(super) fn set_busy_timeout(&mut self, timeout: std::time::Duration) {
+        self.connection.busy_timeout(timeout).unwrap();
+    }
+
+    pub(super) fn pragma(&self, name: &str) -> String {
+        let as_text = |row: &rusqlite::Row<'_>| {
+            row.get_ref(0).map(|value| match value {
+                ValueRef::Integer(number) => number.to_string(),
+                text => text.as_str().unwrap().to_owned(),
+            })
+        };
+        self.connection
+            .pragma_query_value(None, name, as_text)
+            .unwrap()
     }
 }
 
