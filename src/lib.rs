@@ -1,3 +1,4 @@
 //! ringcast: a real-time message server.
 
+pub mod config;
 pub mod model;
