@@ -129,8 +129,8 @@ fn command_line() -> clap::Command {
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .override_usage("ringcast [COMMAND] [FLAGS]")
         .after_help(format!(
-            "Commands:\n{}\nEvery flag is also an environment variable, named after its default; \
-             a flag beats it.\nTimes are written 250ms, 5s, 1m30s, 1h; sizes 64KiB, 1GiB, or bytes.",
+            "Commands:\n{}\nEvery flag is also an environment variable, named after its default; a \
+             flag beats it.\nTimes are written 250ms, 5s, 1m30s, 1h; sizes 64KiB, 1GiB, or bytes.",
             commands.concat()
         ))
         .color(clap::ColorChoice::Never)

@@ -309,3 +309,13 @@ fn help_names_every_setting_and_no_later_one() {
         Mode::Print(format!("ringcast {}\n", env!("CARGO_PKG_VERSION")))
     );
 }
+
+#[test]
+fn readme_has_the_table_of_settings() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("<!-- settings:").unwrap();
+    let (_, rest) = rest.split_once("-->\n").unwrap();
+    let (table, _) = rest.split_once("<!-- /settings -->").unwrap();
+    let want = readme_table();
+    assert!(table == want, "README's table of settings must be:\n{want}");
+}
