@@ -1,0 +1,89 @@
+//! Settings and commands of PROTOCOL 1 that this build does not have yet.
+//!
+//! To take one and do nothing would be worse than to refuse: an instance that ran alone although
+//! `REDIS_URL` is set would split a cluster. So each is known here, and setting it is an error,
+//! which names it and never shows its value (many are secrets). A row goes when its stage comes.
+
+use super::settings::env_of;
+
+/// A setting of a later stage.
+pub struct LaterSetting {
+    /// Its flag, without the dashes; empty if it has a variable only.
+    pub flag: &'static str,
+    own_env: Option<&'static str>,
+    /// Values that ask for nothing which this build lacks; they are let through.
+    pub(super) inert: &'static [&'static str],
+}
+
+impl LaterSetting {
+    /// The environment variable.
+    pub fn env(&self) -> String {
+        self.own_env
+            .map_or_else(|| env_of(self.flag), str::to_owned)
+    }
+}
+
+const fn named(flag: &'static str, env: &'static str) -> LaterSetting {
+    LaterSetting {
+        flag,
+        own_env: Some(env),
+        inert: &[],
+    }
+}
+
+const fn flag(flag: &'static str) -> LaterSetting {
+    LaterSetting {
+        flag,
+        own_env: None,
+        inert: &[],
+    }
+}
+
+const fn but(flag: &'static str, inert: &'static [&'static str]) -> LaterSetting {
+    LaterSetting {
+        flag,
+        own_env: None,
+        inert,
+    }
+}
+
+/// Every such setting.
+pub static LATER: &[LaterSetting] = &[
+    named("redis-url", "REDIS_URL"),
+    named("postgres-url", "POSTGRES_URL"),
+    LaterSetting {
+        inert: &["false", "off", "0"],
+        ..named("", "WORKER_ENABLED")
+    },
+    named("worker-id", "WORKER_ID"),
+    named("batch-size", "BATCH_SIZE"),
+    named("batch-timeout", "BATCH_TIMEOUT"),
+    named("redis-mode", "Redis__Mode"),
+    named("key-prefix", "KEY_PREFIX"),
+    but("deflate", &["off", "false"]),
+    but("rate-limit", &["0"]),
+    but("rate-limit-bytes", &["0"]),
+    but("rate-limit-address", &["0"]),
+    but("max-connections-per-address", &["0"]),
+    flag("api-key"),
+    flag("jwt-secret"),
+    flag("jwt-key-file"),
+    flag("trusted-proxies"),
+    flag("tls-cert"),
+    flag("tls-key"),
+    flag("metrics-bind"),
+    but("partitions", &["1"]),
+    flag("spool-bytes"),
+    flag("stream-retention"),
+    flag("stream-bytes"),
+    but("ack-replicas", &["0"]),
+    flag("postgres-pool"),
+    flag("worker-port"),
+    flag("worker-partitions"),
+    flag("signalr-hub"),
+    flag("otlp-endpoint"),
+    flag("trace-sample"),
+];
+
+/// Every such command.
+pub static LATER_COMMANDS: &[&str] = &["worker", "migrate", "dead"];

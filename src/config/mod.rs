@@ -1,0 +1,176 @@
+//! The settings: flags and environment, as typed, made into one checked, immutable [`Config`].
+//!
+//! [`Config::from_args_and_env`] is a pure function of what it is given: it reads no file, asks
+//! for no host name, opens nothing. One table ([`settings::SETTINGS`]) is the source of the flags,
+//! of the variables, of `--help`, of `check-config` and of README's table. A setting that a later
+//! stage brings is in [`later::LATER`]: setting it is an error, as ignoring it would be a lie.
+//!
+//! Not here: what a setting does. Rooms below `runtime` own their options and never see this.
+//!
+//! ```text
+//! args ─▶ flags (clap, all text) ─┐
+//! env ────────────────────────────┼─▶ a text and its source for each setting ─▶ parsed, checked
+//! defaults of the table ──────────┘
+//! ```
+
+mod flags;
+pub mod later;
+mod report;
+mod resolve;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::Name;
+
+pub use report::readme_table;
+
+/// What the program is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Be the server.
+    Serve,
+    /// Ask the instance of this machine how it is.
+    Health,
+    /// Ask the instance of this data dir to drain.
+    Drain,
+    /// Print this and be done: the report of `check-config`, the help, the version.
+    Print(String),
+}
+
+/// Every setting, parsed and checked. Nothing in it changes while the program runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Port of HTTP and WebSocket; 0 takes any free one.
+    pub port: u16,
+    /// This instance, unique in the cluster.
+    pub instance_id: Name,
+    /// The address that is listened on.
+    pub bind: IpAddr,
+    /// Where the embedded store, the lock and the drain socket are.
+    pub data_dir: PathBuf,
+    /// Where publications are kept.
+    pub store: StoreKind,
+    /// Age after which stored publications are deleted; `None` keeps them.
+    pub retention: Option<Duration>,
+    /// Shards; `None`: one for each core.
+    pub shards: Option<usize>,
+    /// Whether each shard's thread is pinned to a core.
+    pub pin_cores: bool,
+    /// What does the I/O.
+    pub driver: Driver,
+    /// Entries of each shard's ring; `None`: what was measured to be good.
+    pub ring_entries: Option<u32>,
+    /// How long a shard may gather what goes to a connection.
+    pub flush_interval: Duration,
+    /// Bytes of one WebSocket message.
+    pub max_message_bytes: usize,
+    /// The same for `/echo`.
+    pub echo_message_bytes_max: usize,
+    /// Fragments of one WebSocket message; `None`: no cap.
+    pub max_fragments: Option<usize>,
+    /// Connections; `None`: what the limit on open files allows.
+    pub max_connections: Option<usize>,
+    /// Rooms of this instance.
+    pub max_rooms: usize,
+    /// Rooms of one connection.
+    pub max_rooms_per_connection: usize,
+    /// Budget of one shard's room logs, in bytes.
+    pub room_log_bytes: usize,
+    /// How long an empty room keeps its log.
+    pub room_linger: Duration,
+    /// What becomes of a slow consumer.
+    pub slow_consumer: SlowConsumer,
+    /// From accept to the end of the request's head.
+    pub handshake_timeout: Duration,
+    /// Between two pings to a silent connection.
+    pub heartbeat: Duration,
+    /// Silence after which a connection is closed.
+    pub idle_timeout: Duration,
+    /// How long a drain may take.
+    pub drain_window: Duration,
+    /// Pages that may open a WebSocket.
+    pub allowed_origins: AllowedOrigins,
+    /// Whether `GET /echo` is there.
+    pub echo: bool,
+    /// How long a client's own message ids are remembered.
+    pub dedupe_window: Duration,
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// What the log leaves out: all below this.
+    pub log_level: tracing::Level,
+    /// Lines to log at the start: variables that look like a setting and are none.
+    pub warnings: Vec<String>,
+}
+
+/// `--store`: where an instance that runs alone keeps its publications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// The embedded store in the data dir; an ack means committed.
+    Sqlite,
+    /// The room logs only; an ack means accepted.
+    Memory,
+}
+
+/// `--driver`: what does the I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// io_uring where the kernel lets us, else epoll with one warning.
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// `--slow-consumer`: what becomes of a member whose cursor fell off the room log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// It is told what it missed, and goes on.
+    Gap,
+    /// It is closed with 4002.
+    Disconnect,
+}
+
+/// `--allowed-origins`: which `Origin` may open a WebSocket; a request without one always may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// Only that of the request's own `Host`.
+    SameHost,
+    /// These as well: `scheme://host[:port]`, lower case, without the scheme's default port.
+    List(Vec<String>),
+    /// All.
+    Any,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For eyes.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why there is no [`Config`]: one line for each thing that is wrong. The program exits 2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors {
+    /// What `check-config` prints nevertheless: every setting, the bad ones among them.
+    pub report: Option<String>,
+    /// The lines. None holds a secret.
+    pub lines: Vec<String>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}

@@ -1,0 +1,249 @@
+//! Which text each setting has, where it came from, and whether all of them fit together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::flags::{self, Typed};
+use super::later::{LATER, LaterSetting};
+use super::report;
+use super::settings::{ECHO_MESSAGE_BYTES, HOST_NAME, SETTINGS, Setting};
+use super::{
+    AllowedOrigins, Config, ConfigErrors, Driver, LogFormat, Mode, SlowConsumer, StoreKind,
+};
+use crate::model::Name;
+
+/// Where the text of a setting came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Default,
+    Env(String),
+    Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Env(name) => write!(f, "env {name}"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+/// A setting, its text and its source, and what is wrong with it.
+pub(super) struct Resolved {
+    pub(super) setting: &'static Setting,
+    pub(super) text: String,
+    pub(super) source: Source,
+    pub(super) error: Option<String>,
+}
+
+type Env = BTreeMap<String, String>;
+type Flags = BTreeMap<&'static str, String>;
+
+impl Config {
+    /// The mode and the settings that `args` (the program's name first) and `env` ask for.
+    /// `host_name` is the default of `--instance-id`. An empty variable counts as not set.
+    ///
+    /// # Errors
+    /// All that is wrong, one line each; but of a command line that can't be read the first only.
+    pub fn from_args_and_env(
+        args: impl Iterator<Item = OsString>,
+        env: &BTreeMap<String, String>,
+        host_name: &str,
+    ) -> Result<(Mode, Self), ConfigErrors> {
+        let mut config = unset();
+        let (command, flags) = match flags::read(args) {
+            Ok(Typed::Run { command, flags }) => (command, flags),
+            Ok(Typed::Print(text)) => return Ok((Mode::Print(text), config)),
+            Err(line) => {
+                return Err(ConfigErrors {
+                    report: None,
+                    lines: vec![line],
+                });
+            }
+        };
+        let mut settings: Vec<_> = SETTINGS
+            .iter()
+            .map(|setting| look_up(setting, &flags, env, host_name))
+            .collect();
+        for one in &mut settings {
+            one.error = (one.setting.set)(&mut config, &one.text).err();
+        }
+        check_together(&config, &mut settings);
+        let message_bytes_are_set = settings
+            .iter()
+            .any(|one| one.setting.flag == "max-message-bytes" && one.source != Source::Default);
+        config.echo_message_bytes_max = if message_bytes_are_set {
+            config.max_message_bytes
+        } else {
+            ECHO_MESSAGE_BYTES
+        };
+        config.warnings = unknown_variables(env);
+
+        let mut lines: Vec<_> = settings.iter().filter_map(report::error_line).collect();
+        lines.extend(
+            LATER
+                .iter()
+                .filter_map(|setting| later_error(setting, &flags, env)),
+        );
+        let check = command == "check-config";
+        let report = check.then(|| report::check_config(&settings, &config.warnings));
+        if !lines.is_empty() {
+            return Err(ConfigErrors { report, lines });
+        }
+        let mode = match (command.as_str(), report) {
+            (_, Some(report)) => Mode::Print(report),
+            ("health", _) => Mode::Health,
+            ("drain", _) => Mode::Drain,
+            _ => Mode::Serve,
+        };
+        Ok((mode, config))
+    }
+}
+
+/// What the settings are written into; each of them is, so none of these values is ever seen.
+fn unset() -> Config {
+    Config {
+        port: 0,
+        instance_id: Name::default(),
+        bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        data_dir: PathBuf::new(),
+        store: StoreKind::Sqlite,
+        retention: None,
+        shards: None,
+        pin_cores: false,
+        driver: Driver::Auto,
+        ring_entries: None,
+        flush_interval: Duration::ZERO,
+        max_message_bytes: 0,
+        echo_message_bytes_max: 0,
+        max_fragments: None,
+        max_connections: None,
+        max_rooms: 0,
+        max_rooms_per_connection: 0,
+        room_log_bytes: 0,
+        room_linger: Duration::ZERO,
+        slow_consumer: SlowConsumer::Gap,
+        handshake_timeout: Duration::ZERO,
+        heartbeat: Duration::ZERO,
+        idle_timeout: Duration::ZERO,
+        drain_window: Duration::ZERO,
+        allowed_origins: AllowedOrigins::SameHost,
+        echo: false,
+        dedupe_window: Duration::ZERO,
+        log_format: LogFormat::Text,
+        log_level: tracing::Level::INFO,
+        warnings: Vec::new(),
+    }
+}
+
+fn look_up(setting: &'static Setting, flags: &Flags, env: &Env, host_name: &str) -> Resolved {
+    let name = setting.env();
+    let (text, source) = if let Some(text) = flags.get(setting.flag) {
+        (text.as_str(), Source::Flag)
+    } else if let Some(text) = env.get(&name).filter(|text| !text.is_empty()) {
+        (text.as_str(), Source::Env(name))
+    } else if setting.default == HOST_NAME {
+        (host_name, Source::Default)
+    } else {
+        (setting.default, Source::Default)
+    };
+    Resolved {
+        setting,
+        text: text.to_owned(),
+        source,
+        error: None,
+    }
+}
+
+/// What no setting can say of itself alone; only of those that are good by themselves.
+fn check_together(config: &Config, settings: &mut [Resolved]) {
+    let bad: BTreeSet<_> = settings
+        .iter()
+        .filter(|one| one.error.is_some())
+        .map(|one| one.setting.flag)
+        .collect();
+    let mut must = |holds: bool, flag: &str, other: &str, words: &str| {
+        if holds || bad.contains(flag) || bad.contains(other) {
+            return;
+        }
+        let of_other = settings.iter().find(|one| one.setting.flag == other);
+        let other_text = of_other.map_or_else(String::new, |one| one.text.clone());
+        if let Some(one) = settings.iter_mut().find(|one| one.setting.flag == flag) {
+            one.error = Some(format!("must be {words} --{other}, which is {other_text}"));
+        }
+    };
+    must(
+        config.heartbeat < config.idle_timeout,
+        "heartbeat",
+        "idle-timeout",
+        "less than",
+    );
+    must(
+        config.max_message_bytes <= config.room_log_bytes,
+        "max-message-bytes",
+        "room-log-bytes",
+        "at most",
+    );
+    must(
+        config.max_rooms_per_connection <= config.max_rooms,
+        "max-rooms-per-connection",
+        "max-rooms",
+        "at most",
+    );
+}
+
+/// The line for a setting of a later stage that is set; its value is not in it.
+fn later_error(setting: &LaterSetting, flags: &Flags, env: &Env) -> Option<String> {
+    let name = setting.env();
+    let (text, source) = match flags.get(setting.flag) {
+        Some(text) => (text, format!("--{} (flag)", setting.flag)),
+        None => (
+            env.get(&name).filter(|text| !text.is_empty())?,
+            format!("{name} (env)"),
+        ),
+    };
+    let asks = !setting.inert.contains(&text.as_str());
+    asks.then(|| format!("{source}: this build does not have this setting yet"))
+}
+
+/// A line for each variable that looks like a setting and is none.
+fn unknown_variables(env: &Env) -> Vec<String> {
+    let known: BTreeSet<_> = SETTINGS
+        .iter()
+        .map(Setting::env)
+        .chain(LATER.iter().map(LaterSetting::env))
+        .collect();
+    let ours = env.keys().filter(|name| name.starts_with("RINGCAST_"));
+    let line = |name: &String| {
+        let nearest = known.iter().min_by_key(|known| distance(known, name));
+        let nearest = nearest.map_or("", String::as_str);
+        format!(
+            "{}: no such setting; did you mean {nearest}?",
+            report::escaped(name)
+        )
+    };
+    ours.filter(|name| !known.contains(*name))
+        .map(line)
+        .collect()
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

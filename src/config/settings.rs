@@ -1,0 +1,322 @@
+//! The table of settings: the single source of flags, variables, defaults and help.
+//!
+//! Names and defaults are PROTOCOL 1's. A setting is in here once it has something to set.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::values::{choice, duration, number, number_or, origins, put, size, switch};
+use super::{Config, Driver, LogFormat, SlowConsumer, StoreKind};
+use crate::model::name_is_valid;
+
+/// One setting.
+pub struct Setting {
+    /// Its flag, without the dashes.
+    pub flag: &'static str,
+    /// Its variable, where it is not `RINGCAST_` and the flag's name.
+    pub(super) own_env: Option<&'static str>,
+    /// What it is when nobody sets it, as one would type it (but see [`HOST_NAME`]).
+    pub default: &'static str,
+    /// What its value is called; empty for a switch, whose value may be left out.
+    pub value: &'static str,
+    /// What it is good for.
+    pub help: &'static str,
+    pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+/// The default that is not in the table: it is looked up, by `main`.
+pub const HOST_NAME: &str = "the host's name";
+
+impl Setting {
+    /// The environment variable.
+    pub fn env(&self) -> String {
+        self.own_env
+            .map_or_else(|| env_of(self.flag), str::to_owned)
+    }
+}
+
+/// The variable of a flag that has no own one.
+pub(super) fn env_of(flag: &str) -> String {
+    format!("RINGCAST_{}", flag.replace('-', "_").to_ascii_uppercase())
+}
+
+/// What `--max-message-bytes` is on `/echo` unless it is set.
+pub(super) const ECHO_MESSAGE_BYTES: usize = 16 << 20;
+
+const fn setting(
+    flag: &'static str,
+    default: &'static str,
+    value: &'static str,
+    help: &'static str,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+) -> Setting {
+    Setting {
+        flag,
+        own_env: None,
+        default,
+        value,
+        help,
+        set,
+    }
+}
+
+const fn ms(from: u64, to: u64) -> RangeInclusive<Duration> {
+    Duration::from_millis(from)..=Duration::from_millis(to)
+}
+
+const MINUTE: u64 = 60_000;
+const DAY: u64 = 24 * 60 * MINUTE;
+const COUNT: RangeInclusive<u64> = 1..=u32::MAX as u64;
+
+/// Every setting of this build, in the order of help and README.
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        own_env: Some("SERVER_PORT"),
+        ..setting(
+            "port",
+            "8080",
+            "PORT",
+            "port of HTTP and WebSocket; 0: any free one",
+            |c, t| put(&mut c.port, number(t, 0..=65535)),
+        )
+    },
+    Setting {
+        own_env: Some("INSTANCE_ID"),
+        ..setting(
+            "instance-id",
+            HOST_NAME,
+            "NAME",
+            "this instance, unique in the cluster",
+            |c, t| {
+                let bad = || "must be 1 to 128 bytes without control characters".to_owned();
+                put(
+                    &mut c.instance_id,
+                    name_is_valid(t).then(|| t.into()).ok_or_else(bad),
+                )
+            },
+        )
+    },
+    setting(
+        "bind",
+        "127.0.0.1",
+        "ADDRESS",
+        "the address to listen on",
+        |c, t| {
+            let bad = |_| "must be an IP address such as 127.0.0.1, 0.0.0.0 or ::".to_owned();
+            put(&mut c.bind, t.parse().map_err(bad))
+        },
+    ),
+    setting(
+        "data-dir",
+        "./data",
+        "DIR",
+        "embedded store, lock, drain socket",
+        |c, t| put(&mut c.data_dir, Ok(t.into())),
+    ),
+    setting(
+        "store",
+        "sqlite",
+        "sqlite|memory",
+        "`memory`: nothing on disk, an ack means accepted",
+        |c, t| {
+            let words = [("sqlite", StoreKind::Sqlite), ("memory", StoreKind::Memory)];
+            put(&mut c.store, choice(t, &words))
+        },
+    ),
+    setting(
+        "retention",
+        "0",
+        "AGE",
+        "stored messages older than this are deleted; 0: none",
+        |c, t| {
+            let value = duration(t, ms(0, 36_500 * DAY));
+            put(
+                &mut c.retention,
+                value.map(|age| (!age.is_zero()).then_some(age)),
+            )
+        },
+    ),
+    setting(
+        "shards",
+        "all",
+        "N",
+        "threads, each with its own connections; all: one a core",
+        |c, t| put(&mut c.shards, number_or("all", t, 1..=256)),
+    ),
+    setting(
+        "pin-cores",
+        "on",
+        "on|off",
+        "each shard stays on its core",
+        |c, t| put(&mut c.pin_cores, switch(t)),
+    ),
+    setting(
+        "driver",
+        "auto",
+        "auto|io_uring|epoll",
+        "what does the I/O; `auto`: io_uring where it is allowed",
+        |c, t| {
+            let words = [
+                ("auto", Driver::Auto),
+                ("io_uring", Driver::IoUring),
+                ("epoll", Driver::Epoll),
+            ];
+            put(&mut c.driver, choice(t, &words))
+        },
+    ),
+    setting(
+        "ring-entries",
+        "auto",
+        "N",
+        "entries of each shard's ring; auto: as measured",
+        |c, t| put(&mut c.ring_entries, number_or("auto", t, 64..=32768)),
+    ),
+    setting(
+        "flush-interval",
+        "0",
+        "TIME",
+        "how long a shard may gather what goes to a connection; 0: at once when idle",
+        |c, t| put(&mut c.flush_interval, duration(t, ms(0, 1000))),
+    ),
+    setting(
+        "max-message-bytes",
+        "64KiB",
+        "SIZE",
+        "of one WebSocket message",
+        |c, t| put(&mut c.max_message_bytes, size(t, 1 << 10..=64 << 20)),
+    ),
+    setting(
+        "max-fragments",
+        "4096",
+        "N",
+        "of one WebSocket message; 0: no cap",
+        |c, t| {
+            let value = number(t, 0..=u64::from(u32::MAX));
+            put(&mut c.max_fragments, value.map(|n| (n > 0).then_some(n)))
+        },
+    ),
+    setting(
+        "max-connections",
+        "auto",
+        "N",
+        "auto: what the limit on open files allows",
+        |c, t| put(&mut c.max_connections, number_or("auto", t, COUNT)),
+    ),
+    setting(
+        "max-rooms",
+        "1000000",
+        "N",
+        "rooms of this instance",
+        |c, t| put(&mut c.max_rooms, number(t, COUNT)),
+    ),
+    setting(
+        "max-rooms-per-connection",
+        "128",
+        "N",
+        "rooms that one connection joins",
+        |c, t| put(&mut c.max_rooms_per_connection, number(t, COUNT)),
+    ),
+    setting(
+        "room-log-bytes",
+        "64MiB",
+        "SIZE",
+        "a shard's budget for the recent frames of its rooms",
+        |c, t| put(&mut c.room_log_bytes, size(t, 1 << 20..=1 << 40)),
+    ),
+    setting(
+        "room-linger",
+        "5m",
+        "TIME",
+        "how long an empty room keeps its frames",
+        |c, t| put(&mut c.room_linger, duration(t, ms(0, 30 * DAY))),
+    ),
+    setting(
+        "slow-consumer",
+        "gap",
+        "gap|disconnect",
+        "who is too slow is told what it missed, or closed with 4002",
+        |c, t| {
+            let words = [
+                ("gap", SlowConsumer::Gap),
+                ("disconnect", SlowConsumer::Disconnect),
+            ];
+            put(&mut c.slow_consumer, choice(t, &words))
+        },
+    ),
+    setting(
+        "handshake-timeout",
+        "5s",
+        "TIME",
+        "from accept to a whole request",
+        |c, t| put(&mut c.handshake_timeout, duration(t, ms(100, 10 * MINUTE))),
+    ),
+    setting(
+        "heartbeat",
+        "25s",
+        "TIME",
+        "between two pings to a silent connection",
+        |c, t| put(&mut c.heartbeat, duration(t, ms(100, DAY))),
+    ),
+    setting(
+        "idle-timeout",
+        "60s",
+        "TIME",
+        "silence after which a connection is closed",
+        |c, t| put(&mut c.idle_timeout, duration(t, ms(100, DAY))),
+    ),
+    setting(
+        "drain-window",
+        "8s",
+        "TIME",
+        "how long a drain may take",
+        |c, t| put(&mut c.drain_window, duration(t, ms(0, 60 * MINUTE))),
+    ),
+    setting(
+        "allowed-origins",
+        "none",
+        "LIST",
+        "other pages that may connect, comma-separated, `*` for all; none: same host only",
+        |c, t| put(&mut c.allowed_origins, origins(t)),
+    ),
+    setting(
+        "echo",
+        "off",
+        "",
+        "`GET /echo` echoes; its messages may have 16MiB unless `--max-message-bytes` is set",
+        |c, t| put(&mut c.echo, switch(t)),
+    ),
+    setting(
+        "dedupe-window",
+        "10m",
+        "TIME",
+        "how long clients' message ids are remembered",
+        |c, t| put(&mut c.dedupe_window, duration(t, ms(0, 7 * DAY))),
+    ),
+    setting(
+        "log-format",
+        "text",
+        "text|json",
+        "one line an event either way",
+        |c, t| {
+            let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+            put(&mut c.log_format, choice(t, &words))
+        },
+    ),
+    setting(
+        "log-level",
+        "info",
+        "LEVEL",
+        "`error`, `warn`, `info`, `debug` or `trace`",
+        |c, t| {
+            use tracing::Level;
+            let words = [
+                ("error", Level::ERROR),
+                ("warn", Level::WARN),
+                ("info", Level::INFO),
+                ("debug", Level::DEBUG),
+                ("trace", Level::TRACE),
+            ];
+            put(&mut c.log_level, choice(t, &words))
+        },
+    ),
+];

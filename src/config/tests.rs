@@ -1,0 +1,321 @@
+//! What a command line and an environment come to.
+
+use super::later::LATER;
+use super::settings::SETTINGS;
+use super::*;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+fn read(args: &str, env: &[(&str, &str)]) -> Result<(Mode, Config), ConfigErrors> {
+    let args = std::iter::once("ringcast")
+        .chain(args.split_whitespace())
+        .map(OsString::from);
+    let env: BTreeMap<_, _> = env
+        .iter()
+        .map(|(name, text)| (name.to_string(), text.to_string()))
+        .collect();
+    Config::from_args_and_env(args, &env, "a-host")
+}
+
+/// Reads what must not be read, and gives the lines.
+fn refused(args: &str, env: &[(&str, &str)]) -> Vec<String> {
+    match read(args, env) {
+        Ok(_) => panic!("{args:?} {env:?} was taken"),
+        Err(errors) => errors.lines,
+    }
+}
+
+#[test]
+fn nothing_set_is_the_defaults_of_the_protocol() {
+    let (mode, config) = read("", &[]).unwrap();
+    assert_eq!(mode, Mode::Serve);
+    let seconds = Duration::from_secs;
+    let want = Config {
+        port: 8080,
+        instance_id: "a-host".into(),
+        bind: "127.0.0.1".parse().unwrap(),
+        data_dir: "./data".into(),
+        store: StoreKind::Sqlite,
+        retention: None,
+        shards: None,
+        pin_cores: true,
+        driver: Driver::Auto,
+        ring_entries: None,
+        flush_interval: Duration::ZERO,
+        max_message_bytes: 64 * 1024,
+        echo_message_bytes_max: 16 << 20,
+        max_fragments: Some(4096),
+        max_connections: None,
+        max_rooms: 1_000_000,
+        max_rooms_per_connection: 128,
+        room_log_bytes: 64 << 20,
+        room_linger: seconds(300),
+        slow_consumer: SlowConsumer::Gap,
+        handshake_timeout: seconds(5),
+        heartbeat: seconds(25),
+        idle_timeout: seconds(60),
+        drain_window: seconds(8),
+        allowed_origins: AllowedOrigins::SameHost,
+        echo: false,
+        dedupe_window: seconds(600),
+        log_format: LogFormat::Text,
+        log_level: tracing::Level::INFO,
+        warnings: vec![],
+    };
+    assert_eq!(config, want);
+}
+
+#[test]
+fn each_setting_is_a_flag_and_a_variable() {
+    let values = [
+        ("port", "9"),
+        ("instance-id", "i"),
+        ("bind", "::"),
+        ("data-dir", "/d"),
+        ("store", "memory"),
+        ("retention", "1h"),
+        ("shards", "2"),
+        ("pin-cores", "off"),
+        ("driver", "epoll"),
+        ("ring-entries", "1024"),
+        ("flush-interval", "5ms"),
+        ("max-message-bytes", "1MiB"),
+        ("max-fragments", "0"),
+        ("max-connections", "7"),
+        ("max-rooms", "200"),
+        ("max-rooms-per-connection", "3"),
+        ("room-log-bytes", "2MiB"),
+        ("room-linger", "1s"),
+        ("slow-consumer", "disconnect"),
+        ("handshake-timeout", "1s"),
+        ("heartbeat", "1s"),
+        ("idle-timeout", "61s"),
+        ("drain-window", "0"),
+        ("allowed-origins", "*"),
+        ("echo", "on"),
+        ("dedupe-window", "0"),
+        ("log-format", "json"),
+        ("log-level", "debug"),
+    ];
+    assert_eq!(values.map(|(flag, _)| flag).to_vec(), flags_of_the_table());
+    let (_, default) = read("", &[]).unwrap();
+    let mut all = (String::new(), vec![]);
+    for (setting, (flag, value)) in SETTINGS.iter().zip(values) {
+        let (_, by_flag) = read(&format!("--{flag}={value}"), &[]).unwrap();
+        let (_, by_env) = read("", &[(&setting.env(), value)]).unwrap();
+        assert_eq!(by_flag, by_env, "{flag}");
+        assert_ne!(by_flag, default, "{flag}");
+        assert_eq!(by_flag.warnings, Vec::<String>::new());
+        all.0 += &format!("--{flag}={value} ");
+        all.1.push((setting.env(), setting.default));
+    }
+    let (_, every) = read(&all.0, &[]).unwrap();
+    // A flag beats the variable.
+    let env: Vec<_> = all
+        .1
+        .iter()
+        .map(|(name, text)| (name.as_str(), *text))
+        .collect();
+    assert_eq!(read(&all.0, &env).unwrap().1, every);
+    assert_eq!(every.max_fragments, None);
+    assert_eq!(every.bind, "::".parse::<IpAddr>().unwrap());
+}
+
+fn flags_of_the_table() -> Vec<&'static str> {
+    SETTINGS.iter().map(|setting| setting.flag).collect()
+}
+
+#[test]
+fn names_of_the_variables() {
+    let own: Vec<_> = SETTINGS
+        .iter()
+        .filter_map(|setting| setting.own_env)
+        .collect();
+    assert_eq!(own, ["SERVER_PORT", "INSTANCE_ID"]);
+    let env = |flag| {
+        SETTINGS
+            .iter()
+            .find(|one| one.flag == flag)
+            .map(|one| one.env())
+    };
+    assert_eq!(
+        env("max-message-bytes").unwrap(),
+        "RINGCAST_MAX_MESSAGE_BYTES"
+    );
+    assert_eq!(env("port").unwrap(), "SERVER_PORT");
+}
+
+#[test]
+fn commands() {
+    assert_eq!(read("serve", &[]).unwrap().0, Mode::Serve);
+    assert_eq!(read("health --port 1", &[]).unwrap().0, Mode::Health);
+    assert_eq!(read("--port 1 drain", &[]).unwrap().0, Mode::Drain);
+    for args in ["worker", "migrate", "dead list", "dead"] {
+        let name = args.split(' ').next().unwrap();
+        assert_eq!(
+            refused(args, &[]),
+            [format!("{name}: this build does not have this command yet")]
+        );
+    }
+    assert!(refused("sevre", &[])[0].contains("\"sevre\" is no command"));
+    assert!(refused("serve now", &[])[0].contains("takes no argument"));
+    let line = refused("--prot 1", &[]).concat();
+    assert!(
+        line.contains("'--prot'") && line.contains("--port") && !line.contains('\n'),
+        "{line}"
+    );
+    assert!(refused("--port", &[])[0].contains("--port"));
+}
+
+#[test]
+fn echo_is_a_switch_and_has_a_limit_of_its_own() {
+    assert!(read("--echo serve", &[]).unwrap().1.echo);
+    assert!(
+        !read("--echo=off", &[("RINGCAST_ECHO", "on")])
+            .unwrap()
+            .1
+            .echo
+    );
+    let (_, config) = read("--echo --max-message-bytes 64KiB", &[]).unwrap();
+    assert_eq!(config.echo_message_bytes_max, 64 * 1024);
+    let (_, config) = read("--echo", &[("RINGCAST_MAX_MESSAGE_BYTES", "1MiB")]).unwrap();
+    assert_eq!(config.echo_message_bytes_max, 1 << 20);
+}
+
+#[test]
+fn every_bad_setting_is_named() {
+    let lines = refused(
+        "--port 70000 --heartbeat 2m --max-message-bytes 3",
+        &[
+            ("RINGCAST_BIND", "here"),
+            ("INSTANCE_ID", "a\nb"),
+            ("RINGCAST_SHARDS", "0"),
+        ],
+    );
+    assert_eq!(
+        lines,
+        [
+            "--port (flag): \"70000\" must be a number from 0 to 65535",
+            "--instance-id (env INSTANCE_ID): \"a\\nb\" must be 1 to 128 bytes without control \
+             characters",
+            "--bind (env RINGCAST_BIND): \"here\" must be an IP address such as 127.0.0.1, \
+             0.0.0.0 or ::",
+            "--shards (env RINGCAST_SHARDS): \"0\" must be a number from 1 to 256, or all",
+            "--max-message-bytes (flag): \"3\" must be from 1KiB to 64MiB",
+            "--heartbeat (flag): \"2m\" must be less than --idle-timeout, which is 60s",
+        ]
+    );
+    let lines = refused(
+        "--max-rooms 5 --room-log-bytes 1MiB --max-message-bytes 2MiB",
+        &[],
+    );
+    assert_eq!(
+        lines,
+        [
+            "--max-message-bytes (flag): \"2MiB\" must be at most --room-log-bytes, which is 1MiB",
+            "--max-rooms-per-connection (default): \"128\" must be at most --max-rooms, which is 5",
+        ]
+    );
+    // A host without a usable name.
+    let none = Config::from_args_and_env(std::iter::once("x".into()), &BTreeMap::new(), "");
+    assert!(none.unwrap_err().lines[0].starts_with("--instance-id (default)"));
+}
+
+#[test]
+fn settings_of_later_stages_are_refused_and_their_values_never_shown() {
+    for setting in LATER {
+        let by_env = refused("", &[(&setting.env(), "hunter2")]);
+        let want = format!(
+            "{} (env): this build does not have this setting yet",
+            setting.env()
+        );
+        assert_eq!(by_env, [want]);
+        if !setting.flag.is_empty() {
+            let by_flag = refused(&format!("--{}=hunter2", setting.flag), &[]);
+            assert!(by_flag[0].starts_with(&format!("--{} (flag): ", setting.flag)));
+            assert!(!by_flag.concat().contains("hunter2"));
+        }
+        for inert in setting.inert {
+            read("", &[(&setting.env(), inert)]).unwrap();
+        }
+    }
+    let env = [
+        ("REDIS_URL", "redis://:hunter2@h"),
+        ("WORKER_ENABLED", "true"),
+    ];
+    let lines = refused("--jwt-secret hunter2 --deflate check-config", &env);
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert!(!lines.concat().contains("hunter2"));
+    read("", &[("REDIS_URL", ""), ("RINGCAST_RATE_LIMIT", "0")]).unwrap();
+}
+
+#[test]
+fn check_config_tells_values_and_sources() {
+    let env = [
+        ("RINGCAST_HEARTBEAT", "5s"),
+        ("RINGCAST_HARTBEAT", "secret"),
+    ];
+    let (mode, _) = read("check-config --port 81", &env).unwrap();
+    let Mode::Print(report) = mode else {
+        panic!("{mode:?}")
+    };
+    let lines: Vec<Vec<_>> = report
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert!(lines.contains(&vec!["port", "81", "flag"]), "{report}");
+    assert!(
+        lines.contains(&vec!["heartbeat", "5s", "env", "RINGCAST_HEARTBEAT"]),
+        "{report}"
+    );
+    assert!(
+        lines.contains(&vec!["instance-id", "a-host", "default"]),
+        "{report}"
+    );
+    assert_eq!(lines.len(), SETTINGS.len() + 1);
+    assert!(report.contains("RINGCAST_HARTBEAT: no such setting; did you mean RINGCAST_HEARTBEAT"));
+    assert!(!report.contains("secret"));
+
+    let errors = read("check-config --port x", &[]).unwrap_err();
+    assert!(errors.report.unwrap().contains("flag  BAD"));
+    assert_eq!(errors.lines.len(), 1);
+}
+
+#[test]
+fn help_names_every_setting_and_no_later_one() {
+    let (mode, _) = read("--help", &[("SERVER_PORT", "garbage")]).unwrap();
+    let Mode::Print(help) = mode else {
+        panic!("{mode:?}")
+    };
+    for setting in SETTINGS {
+        assert!(
+            help.contains(&format!("--{}", setting.flag)),
+            "{}",
+            setting.flag
+        );
+        assert!(help.contains(&setting.env()), "{}", setting.flag);
+    }
+    for setting in LATER.iter().filter(|setting| !setting.flag.is_empty()) {
+        assert!(
+            !help.contains(&format!("--{} ", setting.flag)),
+            "{}",
+            setting.flag
+        );
+    }
+    let (mode, _) = read("--version", &[]).unwrap();
+    assert_eq!(
+        mode,
+        Mode::Print(format!("ringcast {}\n", env!("CARGO_PKG_VERSION")))
+    );
+}
+
+#[test]
+fn readme_has_the_table_of_settings() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("<!-- settings:").unwrap();
+    let (_, rest) = rest.split_once("-->\n").unwrap();
+    let (table, _) = rest.split_once("<!-- /settings -->").unwrap();
+    let want = readme_table();
+    assert!(table == want, "README's table of settings must be:\n{want}");
+}

@@ -1,0 +1,245 @@
+//! From text to the value of a setting, and the words for what is wrong with it.
+//!
+//! The errors are the second half of a line: `--port (flag): ` stands before them.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::AllowedOrigins;
+
+/// Puts a good value where it belongs.
+pub(super) fn put<T>(slot: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *slot = value?;
+    Ok(())
+}
+
+/// A whole number within `range`.
+pub(super) fn number<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Result<T, String> {
+    let bounds = || format!("must be a number from {} to {}", range.start(), range.end());
+    // `parse` would take a sign.
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let value = digits
+        .then(|| text.parse().ok())
+        .flatten()
+        .filter(|n| range.contains(n));
+    value.and_then(|n| T::try_from(n).ok()).ok_or_else(bounds)
+}
+
+/// A number, or `word` for `None`.
+pub(super) fn number_or<T: TryFrom<u64>>(
+    word: &str,
+    text: &str,
+    range: RangeInclusive<u64>,
+) -> Result<Option<T>, String> {
+    if text == word {
+        return Ok(None);
+    }
+    number(text, range)
+        .map(Some)
+        .map_err(|error| format!("{error}, or {word}"))
+}
+
+/// A duration such as `250ms`, `5s`, `1m30s`, `1h` or `0`, within `range`.
+pub(super) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let value = match text {
+        "0" => Duration::ZERO,
+        _ => humantime::parse_duration(text)
+            .map_err(|_| "must be a duration such as 250ms, 5s, 1m30s, 1h".to_owned())?,
+    };
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (low, high) = (short_duration(*range.start()), short_duration(*range.end()));
+    Err(format!("must be from {low} to {high}"))
+}
+
+fn short_duration(value: Duration) -> String {
+    let text = humantime::format_duration(value).to_string();
+    if value.is_zero() {
+        "0".to_owned()
+    } else {
+        text.replace(' ', "")
+    }
+}
+
+/// A size such as `64KiB`, `1GiB` or plain bytes, within `range`.
+pub(super) fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (count, unit) = text.split_at(digits);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "kib" => 10,
+        "mib" => 20,
+        "gib" => 30,
+        _ => return Err("must be a size such as 64KiB, 1GiB, or bytes".to_owned()),
+    };
+    let count: usize = count
+        .parse()
+        .map_err(|_| "must be a size such as 64KiB, 1GiB, or bytes".to_owned())?;
+    let value = count.checked_mul(1 << shift).filter(|n| range.contains(n));
+    value.ok_or_else(|| {
+        format!(
+            "must be from {} to {}",
+            short_size(*range.start()),
+            short_size(*range.end())
+        )
+    })
+}
+
+fn short_size(bytes: usize) -> String {
+    match bytes {
+        n if n >= 1 << 30 && n.is_multiple_of(1 << 30) => format!("{}GiB", n >> 30),
+        n if n >= 1 << 20 && n.is_multiple_of(1 << 20) => format!("{}MiB", n >> 20),
+        n if n >= 1 << 10 && n.is_multiple_of(1 << 10) => format!("{}KiB", n >> 10),
+        n => n.to_string(),
+    }
+}
+
+/// `on` or `off`.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    }
+}
+
+/// One of some words.
+pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+    match words.iter().find(|(word, _)| *word == text) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            Err(format!("must be one of {}", words.join(", ")))
+        }
+    }
+}
+
+/// `none`, `*`, or origins separated by commas.
+pub(super) fn origins(text: &str) -> Result<AllowedOrigins, String> {
+    match text {
+        "none" => Ok(AllowedOrigins::SameHost),
+        "*" => Ok(AllowedOrigins::Any),
+        list => {
+            let list: Result<_, _> = list.split(',').map(|item| origin(item.trim())).collect();
+            list.map(AllowedOrigins::List)
+        }
+    }
+}
+
+/// An origin (RFC 6454, 6.2) as a browser writes it.
+fn origin(text: &str) -> Result<String, String> {
+    let bad = || "must be none, *, or origins such as https://chat.example, with commas".to_owned();
+    let lower = text.to_ascii_lowercase();
+    let (scheme, authority) = lower.split_once("://").ok_or_else(bad)?;
+    let scheme_is_good = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let (host, port) = split_port(authority);
+    let host_is_good = !host.is_empty()
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b))
+        && (host.starts_with('[') == host.contains(':'));
+    let port_is_good = port.is_none_or(|port| number::<u16>(port, 1..=65535).is_ok());
+    if !(scheme_is_good && host_is_good && port_is_good) {
+        return Err(bad());
+    }
+    Ok(match (scheme, port) {
+        ("http", Some("80")) | ("https", Some("443")) | (_, None) => format!("{scheme}://{host}"),
+        (_, Some(port)) => format!("{scheme}://{host}:{port}"),
+    })
+}
+
+/// Host and port; the colons within the brackets of an IPv6 address part nothing.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        assert_eq!(number::<u16>("65535", 0..=65535), Ok(65535));
+        for bad in ["", "+1", "-1", "65536", "0x1", "1 ", "99999999999999999999"] {
+            assert!(number::<u16>(bad, 0..=65535).is_err(), "{bad:?}");
+        }
+        assert_eq!(number_or::<usize>("all", "all", 1..=256), Ok(None));
+        assert_eq!(
+            number_or::<usize>("all", "0", 1..=256),
+            Err("must be a number from 1 to 256, or all".to_owned())
+        );
+    }
+
+    #[test]
+    fn durations() {
+        let any = Duration::ZERO..=Duration::MAX;
+        for (text, ms) in [("0", 0), ("250ms", 250), ("5s", 5000), ("1m30s", 90_000)] {
+            assert_eq!(
+                duration(text, any.clone()),
+                Ok(Duration::from_millis(ms)),
+                "{text}"
+            );
+        }
+        assert_eq!(duration("1h", any.clone()), Ok(Duration::from_secs(3600)));
+        for bad in ["", "5", "s", "-1s", "5x"] {
+            assert!(duration(bad, any.clone()).is_err(), "{bad:?}");
+        }
+        let day = Duration::from_millis(100)..=Duration::from_secs(86_400);
+        assert_eq!(
+            duration("0", day),
+            Err("must be from 100ms to 1day".to_owned())
+        );
+    }
+
+    #[test]
+    fn sizes() {
+        let any = 0..=usize::MAX;
+        for (text, bytes) in [("0", 0), ("77", 77), ("64KiB", 65536), ("1GiB", 1 << 30)] {
+            assert_eq!(size(text, any.clone()), Ok(bytes), "{text}");
+        }
+        for bad in ["", "KiB", "1KB", "1.5MiB", "-1", "99999999999GiB", "1 KiB"] {
+            assert!(size(bad, any.clone()).is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            size("1", 1024..=64 << 20),
+            Err("must be from 1KiB to 64MiB".to_owned())
+        );
+    }
+
+    #[test]
+    fn origins_are_normal() {
+        assert_eq!(origins("none"), Ok(AllowedOrigins::SameHost));
+        assert_eq!(origins("*"), Ok(AllowedOrigins::Any));
+        let list = "https://A.example:443, http://b.example:8080,http://[::1]:80,app://x";
+        let want = [
+            "https://a.example",
+            "http://b.example:8080",
+            "http://[::1]",
+            "app://x",
+        ];
+        let want = want.map(str::to_owned).to_vec();
+        assert_eq!(origins(list), Ok(AllowedOrigins::List(want)));
+        for bad in [
+            "a.example",
+            "https://",
+            "https://a.example/",
+            "https://u@a.example",
+            "https://a.example:x",
+            "https://a.example:0",
+            "https://a,",
+            "https://*.example",
+            "null",
+        ] {
+            assert!(origins(bad).is_err(), "{bad}");
+        }
+    }
+}

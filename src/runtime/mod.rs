@@ -1,0 +1,3 @@
+//! The machine room: sockets, threads, the clock. For now only what asks a running instance.
+
+pub mod ask;

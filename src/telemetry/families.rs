@@ -1,0 +1,320 @@
+//! The metrics of a server (PROTOCOL 7): their names, and the values that `runtime` fills in.
+//!
+//! No label takes a user's input: not a room, not a name, not an address. What later stages count
+//! (Redis, spool, worker) comes with them.
+
+use std::collections::BTreeMap;
+
+use super::metrics::{Histogram, Kind, Labels, Page, Value};
+
+/// The upper bounds of the delivery latency's buckets, in seconds.
+pub const DELIVERY_BOUNDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
+];
+
+/// All values at one moment, summed over the shards but for [`Snapshot::shards`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Open connections.
+    pub connections: u64,
+    /// Connections that were accepted, ever.
+    pub connections_accepted: u64,
+    /// Connections that were turned away because there were too many.
+    pub connections_refused: u64,
+    /// Rooms with members or a log.
+    pub rooms: u64,
+    /// Members of all rooms.
+    pub members: u64,
+    /// Publications that were accepted.
+    pub accepted: u64,
+    /// Publications that the store has.
+    pub stored: u64,
+    /// Messages written to members.
+    pub delivered: u64,
+    /// Messages written to members who came back for them.
+    pub replayed: u64,
+    /// Signals and presence that were dropped for who was behind.
+    pub signals_dropped: u64,
+    /// Bytes read from sockets.
+    pub bytes_in: u64,
+    /// Bytes written to sockets.
+    pub bytes_out: u64,
+    /// From a publish's arrival to the write of its frame, for publishes that came in here.
+    pub delivery_local: Histogram,
+    /// The same for those that came in elsewhere.
+    pub delivery_remote: Histogram,
+    /// Gaps that members were told of.
+    pub gaps_told: u64,
+    /// Slow consumers that were told with `gap`.
+    pub slow_told: u64,
+    /// Slow consumers that were closed.
+    pub slow_closed: u64,
+    /// Closes by WebSocket close code.
+    pub closes: BTreeMap<u16, u64>,
+    /// `error` frames by code.
+    pub errors: BTreeMap<&'static str, u64>,
+    /// Panics that ended one connection.
+    pub panics: u64,
+    /// Bytes that the room logs hold.
+    pub room_log_bytes: u64,
+    /// Commits to the embedded store.
+    pub commits: u64,
+    /// Commits that failed.
+    pub commits_failed: u64,
+    /// Each shard.
+    pub shards: Vec<ShardSnapshot>,
+}
+
+/// One shard's own values.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ShardSnapshot {
+    /// Its open connections.
+    pub connections: u64,
+    /// The share of the time since the last snapshot in which its loop was not asleep.
+    pub busy_ratio: f64,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            delivery_local: Histogram::new(DELIVERY_BOUNDS),
+            delivery_remote: Histogram::new(DELIVERY_BOUNDS),
+            connections: 0,
+            connections_accepted: 0,
+            connections_refused: 0,
+            rooms: 0,
+            members: 0,
+            accepted: 0,
+            stored: 0,
+            delivered: 0,
+            replayed: 0,
+            signals_dropped: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            gaps_told: 0,
+            slow_told: 0,
+            slow_closed: 0,
+            closes: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            panics: 0,
+            room_log_bytes: 0,
+            commits: 0,
+            commits_failed: 0,
+            shards: Vec::new(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The answer to `GET /metrics`.
+    pub fn render(&self) -> String {
+        let mut page = Page::default();
+        self.plain(&mut page);
+        self.labelled(&mut page);
+        page.histograms(
+            "ringcast_delivery_seconds",
+            "From a publish's arrival to the write of its frame, by where it arrived.",
+            [
+                (&[("origin", "local")][..], &self.delivery_local),
+                (&[("origin", "remote")][..], &self.delivery_remote),
+            ],
+        );
+        page.finish()
+    }
+
+    /// Families of one sample.
+    fn plain(&self, page: &mut Page) {
+        use Kind::{Counter, Gauge};
+        let families = [
+            (Gauge, "connections", self.connections, "Open connections."),
+            (
+                Counter,
+                "connections_accepted_total",
+                self.connections_accepted,
+                "Connections taken.",
+            ),
+            (
+                Counter,
+                "connections_refused_total",
+                self.connections_refused,
+                "Connections over a limit.",
+            ),
+            (Gauge, "rooms", self.rooms, "Rooms with members or a log."),
+            (Gauge, "members", self.members, "Members of all rooms."),
+            (
+                Counter,
+                "messages_accepted_total",
+                self.accepted,
+                "Publications accepted.",
+            ),
+            (
+                Counter,
+                "messages_stored_total",
+                self.stored,
+                "Publications stored.",
+            ),
+            (
+                Counter,
+                "messages_delivered_total",
+                self.delivered,
+                "Messages written to members.",
+            ),
+            (
+                Counter,
+                "messages_replayed_total",
+                self.replayed,
+                "Messages written on a resume.",
+            ),
+            (
+                Counter,
+                "signals_dropped_total",
+                self.signals_dropped,
+                "Signals and presence dropped.",
+            ),
+            (
+                Counter,
+                "received_bytes_total",
+                self.bytes_in,
+                "Bytes read from sockets.",
+            ),
+            (
+                Counter,
+                "sent_bytes_total",
+                self.bytes_out,
+                "Bytes written to sockets.",
+            ),
+            (
+                Counter,
+                "gaps_told_total",
+                self.gaps_told,
+                "Gaps that members were told of.",
+            ),
+            (
+                Counter,
+                "panics_total",
+                self.panics,
+                "Panics that ended one connection.",
+            ),
+            (
+                Gauge,
+                "room_log_bytes",
+                self.room_log_bytes,
+                "Bytes held by the room logs.",
+            ),
+            (
+                Counter,
+                "store_commits_total",
+                self.commits,
+                "Commits to the embedded store.",
+            ),
+            (
+                Counter,
+                "store_commits_failed_total",
+                self.commits_failed,
+                "Commits that failed.",
+            ),
+        ];
+        for (kind, name, value, help) in families {
+            page.family(&format!("ringcast_{name}"), kind, help, [(NONE, value)]);
+        }
+    }
+
+    /// Families with a label.
+    fn labelled(&self, page: &mut Page) {
+        let slow = [("gap", self.slow_told), ("disconnect", self.slow_closed)];
+        let slow = slow.map(|(action, n)| (action.to_owned(), n));
+        let help = "Slow consumers by what was done.";
+        by_label(
+            page,
+            "slow_consumers_total",
+            Kind::Counter,
+            help,
+            "action",
+            slow,
+        );
+        let closes = self.closes.iter().map(|(code, n)| (code.to_string(), *n));
+        let help = "Connections closed by close code.";
+        by_label(page, "closes_total", Kind::Counter, help, "code", closes);
+        let errors = self.errors.iter().map(|(code, n)| (code.to_string(), *n));
+        let help = "Error frames by code.";
+        by_label(page, "errors_total", Kind::Counter, help, "code", errors);
+
+        let shards = || self.shards.iter().enumerate();
+        let connections = shards().map(|(i, shard)| (i.to_string(), shard.connections));
+        let help = "Open connections of each shard.";
+        by_label(
+            page,
+            "shard_connections",
+            Kind::Gauge,
+            help,
+            "shard",
+            connections,
+        );
+        let busy = shards().map(|(i, shard)| (i.to_string(), shard.busy_ratio));
+        let help = "Share of the time in which a shard's loop is not asleep.";
+        by_label(page, "shard_busy_ratio", Kind::Gauge, help, "shard", busy);
+    }
+}
+
+const NONE: Labels<'static> = &[];
+
+fn by_label<V: Into<Value>>(
+    page: &mut Page,
+    name: &str,
+    kind: Kind,
+    help: &str,
+    label: &str,
+    values: impl IntoIterator<Item = (String, V)>,
+) {
+    let values: Vec<_> = values
+        .into_iter()
+        .map(|(text, v)| (text, v.into()))
+        .collect();
+    let labels: Vec<_> = values
+        .iter()
+        .map(|(text, v)| ([(label, text.as_str())], *v))
+        .collect();
+    let samples = labels.iter().map(|(labels, value)| (&labels[..], *value));
+    page.family(&format!("ringcast_{name}"), kind, help, samples);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::tests::read;
+    use super::*;
+
+    #[test]
+    fn a_page_is_well_formed_and_has_what_was_filled_in() {
+        let mut snapshot = Snapshot {
+            connections: 3,
+            slow_closed: 2,
+            ..Snapshot::default()
+        };
+        read(&snapshot.render());
+        snapshot.closes.insert(1001, 5);
+        snapshot.errors.insert("bad_json", 6);
+        snapshot.delivery_local.record(0.002);
+        snapshot.shards = vec![ShardSnapshot::default(); 2];
+        snapshot.shards[1].busy_ratio = 0.5;
+        let samples = read(&snapshot.render());
+        let value = |name: &str, label: &str| {
+            let has = |labels: &BTreeMap<String, String>| labels.values().any(|v| v == label);
+            let found = samples
+                .iter()
+                .find(|(n, labels, _)| n == name && (label.is_empty() || has(labels)));
+            found.unwrap_or_else(|| panic!("{name} {label}")).2.as_str()
+        };
+        assert_eq!(value("ringcast_connections", ""), "3");
+        assert_eq!(value("ringcast_slow_consumers_total", "disconnect"), "2");
+        assert_eq!(value("ringcast_closes_total", "1001"), "5");
+        assert_eq!(value("ringcast_errors_total", "bad_json"), "6");
+        assert_eq!(value("ringcast_shard_busy_ratio", "1"), "0.5");
+        assert_eq!(value("ringcast_delivery_seconds_count", "local"), "1");
+        assert!(
+            samples
+                .iter()
+                .all(|(name, ..)| name.starts_with("ringcast_"))
+        );
+    }
+}

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Every test. Quick by default; with --all also the long ones.
+#
+#   tests/run.sh [--all]
+#
+# Needs cargo (rustup then brings the toolchain that rust-toolchain.toml names); what else is
+# missing is installed where it can be. Ends with `N passed, N failed`; exits 1 if anything failed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+all=0
+case "${1:-}" in
+  "") ;;
+  --all) all=1 ;;
+  *) echo "usage: tests/run.sh [--all]" >&2; exit 2 ;;
+esac
+
+# --- What is needed --------------------------------------------------------------------------
+
+[ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+command -v cargo >/dev/null || { echo "cargo is missing: see https://rustup.rs" >&2; exit 1; }
+
+# need PROGRAM PACKAGE...: the C compiler is for SQLite and the allocator.
+need() {
+  command -v "$1" >/dev/null && return
+  local program=$1
+  shift
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$@"
+  fi
+  command -v "$program" >/dev/null || { echo "$program is missing: install $*" >&2; exit 1; }
+}
+need cc gcc libc6-dev
+need python3 python3-minimal
+
+# The settings of whoever runs this are not the tests' business.
+for name in $(compgen -e | grep -E '^(RINGCAST_.*|SERVER_PORT|INSTANCE_ID|REDIS_URL|POSTGRES_URL|WORKER_ENABLED|WORKER_ID|BATCH_SIZE|BATCH_TIMEOUT|Redis__Mode|KEY_PREFIX)$'); do
+  unset "$name"
+done
+# Tests hold many sockets.
+ulimit -n "$(ulimit -Hn)" 2>/dev/null
+
+# --- Suites ----------------------------------------------------------------------------------
+
+log=$(mktemp)
+trap 'rm -f "$log" "$log.all"' EXIT
+: >"$log.all"
+broken=0
+
+# suite NAME COMMAND...: runs it, keeps its output; one that fails without a failed test is broken.
+suite() {
+  local name=$1
+  shift
+  echo "== $name"
+  if ! "$@" 2>&1 | tee "$log" && ! grep -qE '^test result: .* [1-9][0-9]* failed' "$log"; then
+    echo "== $name did not run to its end"
+    broken=$((broken + 1))
+  fi
+  cat "$log" >>"$log.all"
+}
+
+suite "unit and integration tests, benches once" \
+  cargo test --workspace --all-targets --no-fail-fast
+suite "examples in the documentation" cargo test --workspace --doc --no-fail-fast
+
+# The same server where io_uring is refused. tidy and fuzz are about the sources, not the kernel.
+targets=()
+for file in tests/*.rs; do
+  name=$(basename "$file" .rs)
+  case $name in tidy | fuzz) ;; *) targets+=(--test "$name") ;; esac
+done
+if [ ${#targets[@]} -gt 0 ]; then
+  suite "integration tests without io_uring" \
+    python3 tests/deny_io_uring.py cargo test --no-fail-fast "${targets[@]}"
+fi
+
+if [ "$all" = 1 ]; then
+  if [ -e tests/fuzz.rs ]; then
+    suite "fuzzers, 20 s a target" env RINGCAST_FUZZ_SECONDS=20 cargo test --release --test fuzz
+  fi
+  harness=../shared/autobahn/run.sh
+  if [ -x "$harness" ]; then
+    server=${CARGO_TARGET_DIR:-target}/release/ringcast
+    autobahn() { cargo build --release && tests/autobahn.sh "$harness" "$server"; }
+    suite "Autobahn" autobahn
+  else
+    echo "== Autobahn: skipped, its harness is not on this machine"
+  fi
+fi
+
+# --- The sum ---------------------------------------------------------------------------------
+
+awk -v broken="$broken" '
+  /^test result: / {
+    for (i = 2; i <= NF; i++) {
+      if ($i ~ /^passed/) passed += $(i - 1)
+      if ($i ~ /^failed/) failed += $(i - 1)
+    }
+  }
+  END { failed += broken; printf "%d passed, %d failed\n", passed, failed; exit failed > 0 }
+' "$log.all"
