@@ -70,7 +70,63 @@ pub struct Counters {
     pub errors: [u64; ERROR_CODES.len()],
 }
 
+/// How many numbers [`Counters`] are.
+pub const CELLS: usize = 19 + CLOSE_CODES.len() + ERROR_CODES.len();
+
 impl Counters {
+    /// All numbers, in an order of their own.
+    pub fn cells(&self) -> [u64; CELLS] {
+        let mut copy = *self;
+        let mut cells = [0; CELLS];
+        for (cell, number) in cells.iter_mut().zip(copy.numbers()) {
+            *cell = *number;
+        }
+        cells
+    }
+
+    /// What [`Counters::cells`] made numbers of.
+    pub fn from_cells(cells: [u64; CELLS]) -> Self {
+        let mut counters = Self::default();
+        for (number, cell) in counters.numbers().zip(cells) {
+            *number = cell;
+        }
+        counters
+    }
+
+    /// Adds another shard's.
+    pub fn add(&mut self, other: &Self) {
+        for (number, cell) in self.numbers().zip(other.cells()) {
+            *number += cell;
+        }
+    }
+
+    fn numbers(&mut self) -> impl Iterator<Item = &mut u64> {
+        [
+            &mut self.accepted,
+            &mut self.connections,
+            &mut self.clients,
+            &mut self.rooms,
+            &mut self.members,
+            &mut self.log_bytes,
+            &mut self.bytes_in,
+            &mut self.bytes_out,
+            &mut self.sends,
+            &mut self.published,
+            &mut self.stored,
+            &mut self.repeated,
+            &mut self.delivered,
+            &mut self.replayed,
+            &mut self.gaps_slow,
+            &mut self.gaps_lost,
+            &mut self.slow_closed,
+            &mut self.refused,
+            &mut self.panics,
+        ]
+        .into_iter()
+        .chain(&mut self.closes)
+        .chain(&mut self.errors)
+    }
+
     pub(super) fn count_close(&mut self, code: CloseCode) {
         if let Some(at) = CLOSE_CODES.iter().position(|&other| other == code.0) {
             self.closes[at] += 1;

@@ -72,10 +72,8 @@ pub enum Effect {
 /// What HTTP can ask of the instance, beyond the upgrades.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// `GET /`
-    Chat,
-    /// `GET /page.js`
-    Script,
+    /// A file of the web page, by its path.
+    File(&'static str),
     /// `GET /health`
     Health,
     /// `GET /ready`

@@ -205,8 +205,9 @@ impl Shard {
 
 fn route_page(head: &Head<'_>, path: &str) -> Route {
     let page = match path {
-        "/" => Page::Chat,
-        "/page.js" => Page::Script,
+        "/" => Page::File("/"),
+        "/page.js" => Page::File("/page.js"),
+        "/page.css" => Page::File("/page.css"),
         "/health" => Page::Health,
         "/ready" => Page::Ready,
         "/metrics" => Page::Metrics,

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-pub use counters::{CLOSE_CODES, Counters, ERROR_CODES};
+pub use counters::{CELLS, CLOSE_CODES, Counters, ERROR_CODES};
 pub use event::*;
 pub use options::{Options, SlowConsumer};
 pub use outlet::{Gone, Socket};

@@ -1,0 +1,126 @@
+//! A shard's sockets, and the two calls that every message goes through.
+//!
+//! Readiness comes from monoio; the bytes are moved by nonblocking `send` and `recv` on the socket
+//! itself, straight from the room log and into one buffer for all (FACTS: as good as the kernel's
+//! limit). A slot is free again when the task that reads from it has ended.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::rc::Rc;
+use std::task::Waker;
+
+use monoio::net::TcpStream;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+
+use crate::hub::ConnIndex;
+use crate::shard::{Gone, Socket};
+
+/// One socket.
+pub(super) struct Slot {
+    pub(super) stream: Rc<TcpStream>,
+    /// Distinguishes this socket from another that had the number before.
+    pub(super) serial: u64,
+    /// Whether it was closed, and only waits for its tasks to end.
+    pub(super) closed: bool,
+    /// Who waits until it is to be read again.
+    pub(super) gate: Option<Waker>,
+}
+
+/// All sockets of a shard.
+#[derive(Default)]
+pub(super) struct Sockets {
+    slots: Vec<Option<Slot>>,
+    vacant: Vec<ConnIndex>,
+    serial: u64,
+}
+
+/// What a read gave.
+pub(super) enum Received {
+    Bytes(usize),
+    Nothing,
+    Ended,
+}
+
+impl Sockets {
+    /// Takes a socket; returns its number and serial.
+    pub(super) fn insert(&mut self, stream: Rc<TcpStream>) -> (ConnIndex, u64) {
+        self.serial += 1;
+        let slot = Some(Slot { stream, serial: self.serial, closed: false, gate: None });
+        let index = match self.vacant.pop() {
+            Some(index) => {
+                self.slots[index as usize] = slot;
+                index
+            }
+            None => {
+                self.slots.push(slot);
+                (self.slots.len() - 1) as ConnIndex
+            }
+        };
+        (index, self.serial)
+    }
+
+    /// The socket of that number and serial, if it is still there.
+    pub(super) fn get(&mut self, index: ConnIndex, serial: u64) -> Option<&mut Slot> {
+        self.slot(index).filter(|slot| slot.serial == serial)
+    }
+
+    /// The socket of that number.
+    pub(super) fn slot(&mut self, index: ConnIndex) -> Option<&mut Slot> {
+        self.slots.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Frees the number.
+    pub(super) fn remove(&mut self, index: ConnIndex, serial: u64) {
+        if self.get(index, serial).is_some() {
+            self.slots[index as usize] = None;
+            self.vacant.push(index);
+        }
+    }
+
+    /// Reads what has come into `buffer`.
+    pub(super) fn receive(&mut self, index: ConnIndex, buffer: &mut [u8]) -> Received {
+        let Some(slot) = self.slot(index) else { return Received::Ended };
+        match rustix::net::recv(borrow(&slot.stream), buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Received::Ended,
+            Ok((bytes, _)) => Received::Bytes(bytes),
+            Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
+            Err(_) => Received::Ended,
+        }
+    }
+
+    /// Ends the sending direction, or both.
+    pub(super) fn shutdown(&mut self, index: ConnIndex, how: Shutdown) {
+        if let Some(slot) = self.slot(index) {
+            // A peer that is gone already is no error here.
+            let _ = rustix::net::shutdown(borrow(&slot.stream), how);
+        }
+    }
+}
+
+impl Socket for Sockets {
+    fn send(&mut self, index: ConnIndex, bytes: &[u8]) -> Result<usize, Gone> {
+        let Some(slot) = self.slot(index).filter(|slot| !slot.closed) else { return Err(Gone) };
+        send_now(&slot.stream, bytes)
+    }
+}
+
+/// One nonblocking send.
+pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> Result<usize, Gone> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    loop {
+        match rustix::net::send(borrow(stream), bytes, flags) {
+            Ok(sent) => return Ok(sent),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return Ok(0),
+            Err(_) => return Err(Gone),
+        }
+    }
+}
+
+/// monoio's streams are `AsRawFd` only.
+#[allow(unsafe_code)]
+fn borrow(stream: &TcpStream) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `stream` is, and the result borrows `stream`. Held by
+    // every test that opens a connection.
+    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
+}

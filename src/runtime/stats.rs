@@ -1,0 +1,168 @@
+//! What the shards have counted, where whoever asks can read it, and the answers to those who ask.
+//!
+//! Each shard copies its counters out after a turn, number by number, without a lock; a reader may
+//! see a turn half copied, and the whole of it a moment later.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::net::response;
+use crate::shard::{CELLS, CLOSE_CODES, Counters, ERROR_CODES, Page};
+use crate::telemetry::families::{ShardSnapshot, Snapshot};
+use crate::web;
+
+/// One shard's numbers.
+pub(super) struct ShardStats {
+    cells: [AtomicU64; CELLS],
+    busy_permille: AtomicU64,
+}
+
+/// All that is known of the instance.
+pub(super) struct Stats {
+    pub(super) instance_id: String,
+    pub(super) driver: &'static str,
+    pub(super) connections_max: usize,
+    pub(super) shards: Vec<ShardStats>,
+    /// Sockets open now.
+    pub(super) open: AtomicUsize,
+    /// Connections turned away because there were too many.
+    pub(super) turned_away: AtomicU64,
+    /// Whether all shards listen.
+    pub(super) serving: AtomicBool,
+    pub(super) draining: AtomicBool,
+    /// Shards that have no connection left while draining.
+    pub(super) drained: AtomicUsize,
+    /// Whether the store took the last commit.
+    pub(super) store_fails: AtomicBool,
+    pub(super) commits: AtomicU64,
+    pub(super) commits_failed: AtomicU64,
+}
+
+impl Stats {
+    pub(super) fn new(
+        instance_id: String,
+        driver: &'static str,
+        connections_max: usize,
+        shards: usize,
+    ) -> Self {
+        let shard = || ShardStats {
+            cells: std::array::from_fn(|_| AtomicU64::new(0)),
+            busy_permille: AtomicU64::new(0),
+        };
+        Self {
+            instance_id,
+            driver,
+            connections_max,
+            shards: (0..shards).map(|_| shard()).collect(),
+            open: AtomicUsize::new(0),
+            turned_away: AtomicU64::new(0),
+            serving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            drained: AtomicUsize::new(0),
+            store_fails: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            commits_failed: AtomicU64::new(0),
+        }
+    }
+
+    /// Copies a shard's counters out.
+    pub(super) fn publish(&self, shard: usize, counters: &Counters) {
+        for (cell, number) in self.shards[shard].cells.iter().zip(counters.cells()) {
+            cell.store(number, Ordering::Relaxed);
+        }
+    }
+
+    /// The share of its time in which a shard was busy lately.
+    pub(super) fn set_busy(&self, shard: usize, permille: u64) {
+        self.shards[shard].busy_permille.store(permille, Ordering::Relaxed);
+    }
+
+    fn counters(&self, shard: &ShardStats) -> Counters {
+        Counters::from_cells(std::array::from_fn(|at| shard.cells[at].load(Ordering::Relaxed)))
+    }
+
+    /// The whole HTTP answer to a page that was asked for.
+    pub(super) fn answer(&self, page: Page) -> Vec<u8> {
+        match page {
+            Page::File(path) => match web::asset(path) {
+                Some(asset) => {
+                    let body = asset.body.as_bytes();
+                    response::build(200, asset.content_type, web::HEADERS, body)
+                }
+                None => response::error(404, "not_found", "there is nothing here", &[]),
+            },
+            Page::Health => response::build(200, response::JSON, &[], self.health().as_bytes()),
+            Page::Ready => self.ready(),
+            Page::Metrics => {
+                let content_type = "text/plain; version=0.0.4; charset=utf-8";
+                response::build(200, content_type, &[], self.snapshot().render().as_bytes())
+            }
+        }
+    }
+
+    fn health(&self) -> String {
+        let failing = self.store_fails.load(Ordering::Relaxed);
+        serde_json::json!({
+            "status": if failing { "degraded" } else { "ok" },
+            "instance_id": self.instance_id,
+            "redis": "off",
+            "connections": self.open.load(Ordering::Relaxed),
+            "shards": self.shards.len(),
+            "driver": self.driver,
+        })
+        .to_string()
+    }
+
+    fn ready(&self) -> Vec<u8> {
+        let why = if self.draining.load(Ordering::Relaxed) {
+            "draining"
+        } else if !self.serving.load(Ordering::Relaxed) {
+            "starting"
+        } else if self.open.load(Ordering::Relaxed) > self.connections_max {
+            "as many connections as --max-connections allows"
+        } else {
+            return response::build(200, response::TEXT, &[], b"ready\n");
+        };
+        response::error(503, "unavailable", why, &[("Retry-After", "1")])
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut total = Counters::default();
+        let mut shards = Vec::new();
+        for shard in &self.shards {
+            let counters = self.counters(shard);
+            total.add(&counters);
+            shards.push(ShardSnapshot {
+                connections: counters.connections,
+                busy_ratio: shard.busy_permille.load(Ordering::Relaxed) as f64 / 1000.0,
+            });
+        }
+        let errors = ERROR_CODES.iter().map(|code| code.as_str()).zip(total.errors);
+        Snapshot {
+            connections: total.connections,
+            connections_accepted: total.accepted,
+            connections_refused: self.turned_away.load(Ordering::Relaxed),
+            rooms: total.rooms,
+            members: total.members,
+            accepted: total.published,
+            stored: total.stored,
+            delivered: total.delivered,
+            replayed: total.replayed,
+            bytes_in: total.bytes_in,
+            bytes_out: total.bytes_out,
+            gaps_told: total.gaps_lost + total.gaps_slow,
+            slow_told: total.gaps_slow,
+            slow_closed: total.slow_closed,
+            closes: CLOSE_CODES.iter().copied().zip(total.closes).collect::<BTreeMap<_, _>>(),
+            errors: errors.collect(),
+            panics: total.panics,
+            room_log_bytes: total.log_bytes,
+            commits: self.commits.load(Ordering::Relaxed),
+            commits_failed: self.commits_failed.load(Ordering::Relaxed),
+            shards,
+            sends: total.sends,
+            repeated: total.repeated,
+            ..Snapshot::default()
+        }
+    }
+}
