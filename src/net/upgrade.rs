@@ -1,0 +1,186 @@
+//! The answer to a WebSocket upgrade (RFC 6455, 4.2).
+//!
+//! It says yes or why not, and nothing of who may come: origins are [`super::origin`]'s, tokens
+//! and limits the caller's.
+//!
+//! ```text
+//!   HTTP/1.1 101 Switching Protocols
+//!   connection: Upgrade
+//!   upgrade: websocket
+//!   sec-websocket-accept: base64(sha1(key + GUID))
+//!   sec-websocket-protocol: ringcast.v1                only if the client offered it
+//! ```
+
+use tungstenite::handshake::server::{create_response, write_response};
+use tungstenite::http::{HeaderValue, Request};
+
+use super::head::{Body, Head, HeadError};
+
+/// Protocol of `/ws` (PROTOCOL 2).
+pub const SUBPROTOCOL: &str = "ringcast.v1";
+
+const NOT_AN_UPGRADE: HeadError = HeadError {
+    status: 426,
+    message: "this is a WebSocket: send Connection: Upgrade and Upgrade: websocket",
+};
+const OTHER_VERSION: HeadError = HeadError {
+    status: 426,
+    message: "the Sec-WebSocket-Version must be 13",
+};
+
+/// The bytes that answer the upgrade. `behind` is what has come behind the head: a client must
+/// wait for the answer, so there must be nothing. `protocol` is chosen if the client offers it.
+///
+/// # Errors
+/// 426 if it is no upgrade, or one to another version; 400 for what must not be in one.
+pub fn accept(
+    head: &Head<'_>,
+    behind: &[u8],
+    protocol: Option<&'static str>,
+) -> Result<Vec<u8>, HeadError> {
+    check(head, behind)?;
+    let key = head.header("sec-websocket-key").unwrap_or_default();
+    let request = Request::builder()
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", key)
+        .body(());
+    let bad_key = HeadError::bad("the Sec-WebSocket-Key must be 16 bytes in base64");
+    let mut response = request
+        .ok()
+        .and_then(|request| create_response(&request).ok())
+        .ok_or(bad_key)?;
+    if let Some(protocol) = protocol
+        && offers(head, protocol)
+    {
+        let headers = response.headers_mut();
+        headers.insert("sec-websocket-protocol", HeaderValue::from_static(protocol));
+    }
+    let mut answer = Vec::with_capacity(192);
+    write_response(&mut answer, &response).map_err(|_| bad_key)?;
+    Ok(answer)
+}
+
+fn check(head: &Head<'_>, behind: &[u8]) -> Result<(), HeadError> {
+    if head.method != "GET" {
+        return Err(HeadError::bad("a WebSocket is opened by GET"));
+    }
+    if !head.http11 {
+        return Err(HeadError::bad("a WebSocket is opened by HTTP/1.1"));
+    }
+    if head.body != Body::None {
+        return Err(HeadError::bad("an upgrade must not have a body"));
+    }
+    if !head.has_token("connection", "upgrade") || !head.has_token("upgrade", "websocket") {
+        return Err(NOT_AN_UPGRADE);
+    }
+    for name in ["sec-websocket-version", "sec-websocket-key"] {
+        if head.count(name) > 1 {
+            return Err(HeadError::bad("a Sec-WebSocket header stands there twice"));
+        }
+    }
+    if head.header("sec-websocket-version") != Some("13") {
+        return Err(OTHER_VERSION);
+    }
+    if !behind.is_empty() {
+        return Err(HeadError::bad(
+            "nothing may follow an upgrade before its answer",
+        ));
+    }
+    Ok(())
+}
+
+/// Subprotocols, unlike header names, are told apart by case.
+fn offers(head: &Head<'_>, protocol: &str) -> bool {
+    head.all("sec-websocket-protocol")
+        .flat_map(|value| value.split(','))
+        .any(|offered| offered.trim() == protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::head;
+
+    const GOOD: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n\
+        Upgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    fn answer(text: &str) -> Result<String, HeadError> {
+        let (head, used) = head::parse(text.as_bytes())?.unwrap();
+        let answer = accept(&head, &text.as_bytes()[used..], Some(SUBPROTOCOL))?;
+        Ok(String::from_utf8(answer).unwrap())
+    }
+
+    #[test]
+    fn the_rfc_s_example() {
+        let answer = answer(GOOD).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
+            "{answer}"
+        );
+        assert!(answer.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
+        assert!(answer.ends_with("\r\n\r\n"));
+        assert!(!answer.contains("protocol"));
+    }
+
+    #[test]
+    fn the_subprotocol_is_chosen_if_offered() {
+        let with = |offer: &str| {
+            let line = format!("Sec-WebSocket-Protocol: {offer}\r\n\r\n");
+            answer(&GOOD.replace("\r\n\r\n", &format!("\r\n{line}"))).unwrap()
+        };
+        assert!(with("chat, ringcast.v1").contains("\r\nsec-websocket-protocol: ringcast.v1\r\n"));
+        assert!(!with("RINGCAST.V1, chat").contains("sec-websocket-protocol"));
+    }
+
+    /// `change` as `(what, by what)`.
+    fn check(change: (&str, &str), status: u16) {
+        let text = GOOD.replace(change.0, change.1);
+        assert_ne!(text, GOOD);
+        assert_eq!(
+            answer(&text).map_err(|error| error.status),
+            Err(status),
+            "{change:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_upgrade_gets_no_101() {
+        check(("Version: 13", "Version: 12"), 426);
+        check(("Version: 13", "Version: 13, 8"), 426);
+        check(("Sec-WebSocket-Version: 13\r\n", ""), 426);
+        check(("Upgrade: WebSocket", "Upgrade: h2c"), 426);
+        check(("keep-alive, Upgrade", "keep-alive"), 426);
+        check(("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), 400);
+        check(("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="), 400);
+        check(
+            ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ=?"),
+            400,
+        );
+        check(
+            ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZR=="),
+            400,
+        );
+        check(
+            (
+                "Host: a\r\n",
+                "Host: a\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            ),
+            400,
+        );
+        check(("GET", "POST"), 400);
+        check(("HTTP/1.1", "HTTP/1.0"), 400);
+        check(("HTTP/1.1", "HTTP/2.0"), 400);
+        check(("Host: a\r\n", "Host: a\r\nContent-Length: 5\r\n"), 400);
+        check(
+            ("Host: a\r\n", "Host: a\r\nTransfer-Encoding: chunked\r\n"),
+            400,
+        );
+        check(
+            ("\r\n\r\n", "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            400,
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! One connection as its shard sees it: its phase, what is unfinished, what waits to be sent.
+//!
+//! An idle one holds no buffer: `stash`, `outbox` and the decoder's own state exist only while there
+//! is something unfinished. Invariants: `outbox` is there only if it has bytes; `in_flight` counts the
+//! requests that are not answered yet, and `credit_used` their bytes.
+
+use crate::hub::{ConnIndex, RoomKey};
+use crate::model::limits::{CONNECTION_CREDIT_BYTES, CONNECTION_CREDITS, OUTBOX_BYTES_MAX};
+use crate::model::{ClientId, Name};
+use crate::net::Decoder;
+
+use super::event::ConnId;
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The request head is coming.
+    Head,
+    /// The request was taken; its answer is being made.
+    Answering,
+    /// A WebSocket that speaks the protocol.
+    Open,
+    /// A WebSocket that echoes.
+    Echo,
+    /// Draining: nothing more is read, what was taken is being answered, then it is closed.
+    Leaving,
+    /// The last bytes are on their way; what comes is thrown away.
+    Closing,
+}
+
+/// A room that the connection has joined, or is joining.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) room: RoomKey,
+    /// The member's place in the room, once it has joined.
+    pub(super) place: Option<u32>,
+    /// Which join it came from.
+    pub(super) ticket: u32,
+    /// The name in this room, if it is another than the connection's.
+    pub(super) username: Option<Box<Name>>,
+}
+
+/// Bytes that wait for the socket.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pub(super) bytes: Vec<u8>,
+    pub(super) sent: usize,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) phase: Phase,
+    /// Whether the socket takes no more for now.
+    pub(super) blocked: bool,
+    /// Whether it stands in the list of those with an outbox to flush.
+    pub(super) queued: bool,
+    /// Whether reading is paused.
+    pub(super) paused: bool,
+    /// Whether it stands in the list of those whose stash waits to be read on.
+    pub(super) resuming: bool,
+    /// Whether it was pinged since the last byte.
+    pub(super) pinged: bool,
+    /// Whether the sending direction was ended.
+    pub(super) shut: bool,
+    pub(super) generation: u32,
+    pub(super) client_id: ClientId,
+    pub(super) user_id: Name,
+    pub(super) username: Option<Box<Name>>,
+    pub(super) decoder: Decoder,
+    /// The unfinished head, or what was read but has no credit yet.
+    pub(super) stash: Option<Box<Vec<u8>>>,
+    pub(super) outbox: Option<Box<Outbox>>,
+    pub(super) memberships: Vec<Membership>,
+    pub(super) in_flight: u32,
+    pub(super) credit_used: u32,
+    pub(super) tickets: u32,
+    /// When the last byte came, in ms.
+    pub(super) heard_ms: u64,
+    /// When the socket last took a byte, while it is blocked.
+    pub(super) progress_ms: u64,
+    /// When the phase ends by itself.
+    pub(super) deadline_ms: u64,
+}
+
+impl Conn {
+    pub(super) fn new(generation: u32, client_id: ClientId, now_ms: u64, head_ms: u64) -> Self {
+        Self {
+            phase: Phase::Head,
+            blocked: false,
+            queued: false,
+            paused: false,
+            resuming: false,
+            pinged: false,
+            shut: false,
+            generation,
+            client_id,
+            user_id: client_id.as_str().into(),
+            username: None,
+            decoder: Decoder::default(),
+            stash: None,
+            outbox: None,
+            memberships: Vec::new(),
+            in_flight: 0,
+            credit_used: 0,
+            tickets: 0,
+            heard_ms: now_ms,
+            progress_ms: now_ms,
+            deadline_ms: now_ms + head_ms,
+        }
+    }
+
+    pub(super) fn id(&self, index: ConnIndex) -> ConnId {
+        ConnId { index, generation: self.generation }
+    }
+
+    /// Whether one more request may be let in.
+    pub(super) fn has_credit(&self) -> bool {
+        self.in_flight < CONNECTION_CREDITS
+            && (self.credit_used as usize) < CONNECTION_CREDIT_BYTES
+            && self.outbox_bytes() < OUTBOX_BYTES_MAX
+    }
+
+    /// Bytes that wait for the socket.
+    pub(super) fn outbox_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.bytes.len() - outbox.sent)
+    }
+
+    /// Where bytes for this connection alone are written to.
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.outbox.get_or_insert_default().bytes
+    }
+
+    /// The name in a room.
+    pub(super) fn name_in(&self, room: Option<RoomKey>) -> Option<&Name> {
+        let here = room.and_then(|room| self.memberships.iter().find(|m| m.room == room));
+        here.and_then(|m| m.username.as_deref()).or(self.username.as_deref())
+    }
+
+    pub(super) fn membership(&self, room: RoomKey) -> Option<&Membership> {
+        self.memberships.iter().find(|membership| membership.room == room)
+    }
+}

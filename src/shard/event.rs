@@ -1,0 +1,312 @@
+//! All that can happen to a shard, and all that it can ask for.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backplane::CommitFailure;
+use crate::hub::{Chunk, ConnIndex};
+use crate::model::{
+    Epoch, ErrorCode, MessageId, Name, Publication, RoomName, Timestamp,
+};
+
+/// The number of a shard of this instance.
+pub type ShardId = u16;
+
+/// A connection, in mail: its number on its shard, and which of that number's lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    /// The number.
+    pub index: ConnIndex,
+    /// Counts the connections that had the number.
+    pub generation: u32,
+}
+
+/// What time it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Milliseconds since the process began; never falls.
+    pub ms: u64,
+    /// The wall clock.
+    pub wall: Timestamp,
+}
+
+/// All that can happen to a shard.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A connection was accepted under this number, which is free.
+    Accepted(ConnIndex),
+    /// Bytes came. They may be changed (unmasked) in place.
+    Bytes(ConnIndex, &'a mut [u8]),
+    /// The peer ended the connection, or it broke.
+    Ended(ConnIndex),
+    /// The socket takes bytes again.
+    Writable(ConnIndex),
+    /// The answer to an [`Effect::Answer`]: a whole HTTP response.
+    Answered(ConnId, Vec<u8>),
+    /// Another shard has sent mail.
+    Mail(ShardId, Mail),
+    /// The store has answered.
+    Store(StoreReply),
+    /// Time has passed; comes some ten times a second.
+    Tick,
+    /// Stop: tell the clients, let them go over so many milliseconds.
+    Drain(u64),
+}
+
+/// All that a shard can ask for.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Say [`Event::Writable`] once the socket takes bytes.
+    AwaitWritable(ConnIndex),
+    /// Read from the connection again (it had said that it does not want to).
+    ResumeRead(ConnIndex),
+    /// Send nothing more: end the sending direction.
+    ShutdownWrite(ConnIndex),
+    /// Close the connection for good; [`Event::Ended`] does not come for it any more.
+    Close(ConnIndex),
+    /// Answer this HTTP request.
+    Answer(ConnId, Page),
+    /// Ask the store.
+    Store(StoreRequest),
+}
+
+/// What HTTP can ask of the instance, beyond the upgrades.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// `GET /`
+    Chat,
+    /// `GET /page.js`
+    Script,
+    /// `GET /health`
+    Health,
+    /// `GET /ready`
+    Ready,
+    /// `GET /metrics`
+    Metrics,
+}
+
+/// A question to the store.
+#[derive(Debug, PartialEq)]
+pub enum StoreRequest {
+    /// The last offset of a room.
+    Open(RoomName),
+    /// Publications of a room from an offset on, oldest first, up to the limits of a page.
+    Read {
+        /// The room.
+        room: RoomName,
+        /// The epoch.
+        epoch: Epoch,
+        /// The first offset.
+        from: u64,
+    },
+    /// Commit these, all or none.
+    Commit(Vec<Publication>),
+}
+
+/// The store's answer.
+#[derive(Debug)]
+pub enum StoreReply {
+    /// To [`StoreRequest::Open`]: epoch and last offset.
+    Opened(RoomName, Result<(Epoch, u64), String>),
+    /// To [`StoreRequest::Read`]: what there is.
+    Read {
+        /// The room.
+        room: RoomName,
+        /// The first offset that was asked for.
+        from: u64,
+        /// The publications, from the first that is still there.
+        publications: Result<Vec<Publication>, String>,
+    },
+    /// To [`StoreRequest::Commit`]: the batch, and whether it is stored.
+    Committed(Vec<Publication>, Result<(), CommitFailure>),
+}
+
+/// What one shard sends another.
+#[derive(Debug)]
+pub enum Mail {
+    /// To the home shard of a room.
+    Request(Request),
+    /// From it: the answer, for one connection.
+    Reply(Reply),
+    /// From it: a publication, for the members of a room.
+    Deliver(Delivery),
+    /// From it: a frame that is kept for nobody.
+    Whisper {
+        /// The room.
+        room: RoomName,
+        /// Whether only those get it who asked for presence.
+        presence: bool,
+        /// The frame.
+        frame: Bytes,
+    },
+}
+
+/// What a shard asks the home shard of a room.
+#[derive(Debug)]
+pub enum Request {
+    /// Join; answered by [`Reply::Joined`] or [`Reply::Refused`].
+    Join(Join),
+    /// A member has left, or its join is no longer wanted. Not answered.
+    Leave(Leave),
+    /// Publish; answered by [`Reply::Published`] or [`Reply::Refused`].
+    Publish(Box<PublishRequest>),
+    /// A signal for the members on other shards. Not answered; dropped if there is no room for it.
+    Signal {
+        /// The room.
+        room: RoomName,
+        /// The frame.
+        frame: Bytes,
+    },
+    /// Who is there; answered by [`Reply::Frame`].
+    Members {
+        /// The room.
+        room: RoomName,
+        /// For whom.
+        asker: Asker,
+    },
+    /// A page of the past from an offset on; answered by [`Reply::Page`].
+    Page {
+        /// The room.
+        room: RoomName,
+        /// The first offset.
+        from: u64,
+    },
+}
+
+/// Who asked, and how it will know the answer.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// The connection.
+    pub conn: ConnId,
+    /// The frame's `ref`, as JSON text.
+    pub reference: Option<Box<str>>,
+    /// Bytes of credit that the request took and the answer gives back.
+    pub credit: u32,
+}
+
+/// See [`Request::Join`].
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// The room.
+    pub room: RoomName,
+    /// For whom.
+    pub asker: Asker,
+    /// Which join of the connection's it is.
+    pub ticket: u32,
+    /// Who joins.
+    pub user_id: Name,
+    /// Under what name.
+    pub username: Option<Name>,
+    /// The client's last position: its epoch, if that is one of ours, and offset.
+    pub since: Option<(Option<Epoch>, u64)>,
+    /// Whether the member wants presence events.
+    pub presence: bool,
+    /// Whether the connection is a member already.
+    pub again: bool,
+}
+
+/// See [`Request::Leave`].
+#[derive(Clone, Debug)]
+pub struct Leave {
+    /// The room.
+    pub room: RoomName,
+    /// Who leaves.
+    pub user_id: Name,
+    /// Whether it wanted presence events.
+    pub presence: bool,
+    /// Whether the shard has no use for the room any more.
+    pub last: bool,
+}
+
+/// See [`Request::Publish`].
+#[derive(Clone, Debug)]
+pub struct PublishRequest {
+    /// For whom.
+    pub asker: Asker,
+    /// Whether the publisher gets the message too; if not, its ack takes the message's place.
+    pub echo: bool,
+    /// What is published.
+    pub publish: crate::backplane::Publish,
+}
+
+/// What the home shard answers.
+#[derive(Debug)]
+pub enum Reply {
+    /// The connection has joined.
+    Joined(Joined),
+    /// The publish is stored.
+    Published {
+        /// Whose.
+        asker: Asker,
+        /// The room.
+        room: RoomName,
+        /// Its id.
+        id: MessageId,
+        /// Its offset.
+        offset: u64,
+        /// Whether the message itself comes too.
+        echo: bool,
+    },
+    /// A join or publish was refused.
+    Refused {
+        /// Whose.
+        asker: Asker,
+        /// The ticket of the join that is refused.
+        ticket: Option<u32>,
+        /// The room.
+        room: RoomName,
+        /// Why, as a code.
+        code: ErrorCode,
+        /// Why, in words.
+        why: String,
+    },
+    /// A whole frame for the connection.
+    Frame {
+        /// Whose.
+        asker: Asker,
+        /// The frame.
+        frame: Bytes,
+    },
+    /// A page of the past, or the first offset that can be had.
+    Page {
+        /// The room.
+        room: RoomName,
+        /// The offset that was asked for.
+        from: u64,
+        /// The page; it begins at that offset.
+        page: Result<Arc<Chunk>, u64>,
+    },
+}
+
+/// See [`Reply::Joined`].
+#[derive(Debug)]
+pub struct Joined {
+    /// The join.
+    pub join: Join,
+    /// The room's epoch.
+    pub epoch: Epoch,
+    /// The newest offset, as of this place in the room's order.
+    pub newest: u64,
+    /// If `since` was sent: whether all after it follows.
+    pub recovered: Option<bool>,
+    /// Users in the room.
+    pub members: u64,
+    /// If the past had to be read: what follows on `since`.
+    pub page: Option<Arc<Chunk>>,
+}
+
+/// See [`Mail::Deliver`].
+#[derive(Debug)]
+pub struct Delivery {
+    /// The room.
+    pub room: RoomName,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The publication's offset.
+    pub offset: u64,
+    /// The frame, encoded once for all.
+    pub frame: Bytes,
+    /// The publisher, if it does not get the message and is on the shard that gets this mail.
+    pub skip: Option<ConnId>,
+}

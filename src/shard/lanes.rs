@@ -1,0 +1,100 @@
+//! The mail that waits to be carried to the other shards, one lane each.
+//!
+//! ```text
+//! requests, replies ──▶ lane: bounded by credits, never dropped
+//! deliveries ─────────▶ lane: up to LANE_DELIVERY_BYTES_MAX; what is over is not put in: the room is
+//!                       noted as behind for that shard and read on from the home's log later
+//! whispers ───────────▶ lane: dropped where deliveries would be
+//! ```
+//!
+//! Invariant: a room is behind for a shard from the first offset that was not put in its lane, and
+//! no later one is put in until the room has caught up, so a shard sees offsets in order.
+
+use hashbrown::HashMap;
+
+use super::event::{Delivery, Mail, ShardId};
+use crate::hub::RoomKey;
+use crate::model::limits::LANE_DELIVERY_BYTES_MAX;
+
+/// One shard's lane.
+#[derive(Debug, Default)]
+struct Lane {
+    mail: Vec<Mail>,
+    delivery_bytes: usize,
+    behind: HashMap<RoomKey, u64>,
+}
+
+/// All lanes of a shard.
+#[derive(Debug)]
+pub struct Lanes {
+    lanes: Vec<Lane>,
+}
+
+impl Lanes {
+    /// Lanes to so many shards (one of them oneself, never used).
+    pub fn new(shards: u16) -> Self {
+        Self { lanes: (0..shards).map(|_| Lane::default()).collect() }
+    }
+
+    /// Puts in what must arrive; whoever sends it holds a credit for it.
+    pub fn post(&mut self, to: ShardId, mail: Mail) {
+        self.lanes[usize::from(to)].mail.push(mail);
+    }
+
+    /// Puts in what may be dropped.
+    pub fn post_whisper(&mut self, to: ShardId, bytes: usize, mail: Mail) {
+        let lane = &mut self.lanes[usize::from(to)];
+        if lane.delivery_bytes + bytes <= LANE_DELIVERY_BYTES_MAX {
+            lane.delivery_bytes += bytes;
+            lane.mail.push(mail);
+        }
+    }
+
+    /// Puts in a delivery, or notes that the room is behind for that shard.
+    pub fn post_delivery(&mut self, to: ShardId, key: RoomKey, delivery: Delivery) {
+        let lane = &mut self.lanes[usize::from(to)];
+        if lane.behind.contains_key(&key) {
+            return;
+        }
+        if lane.delivery_bytes + delivery.frame.len() > LANE_DELIVERY_BYTES_MAX {
+            lane.behind.insert(key, delivery.offset);
+            return;
+        }
+        lane.delivery_bytes += delivery.frame.len();
+        lane.mail.push(Mail::Deliver(delivery));
+    }
+
+    /// Whether anything waits for that shard.
+    pub fn is_waiting(&self, to: ShardId) -> bool {
+        let lane = &self.lanes[usize::from(to)];
+        !lane.mail.is_empty() || !lane.behind.is_empty()
+    }
+
+    /// Takes what waits for a shard; rooms that were behind are returned with the offset from which
+    /// they are to be read on.
+    pub fn take(&mut self, to: ShardId) -> Vec<Mail> {
+        let lane = &mut self.lanes[usize::from(to)];
+        lane.delivery_bytes = 0;
+        std::mem::take(&mut lane.mail)
+    }
+
+    /// Takes the rooms that are behind for a shard whose lane has room again.
+    pub fn take_behind(&mut self, to: ShardId) -> Vec<(RoomKey, u64)> {
+        let lane = &mut self.lanes[usize::from(to)];
+        if lane.mail.is_empty() && !lane.behind.is_empty() {
+            lane.behind.drain().collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Notes a room as behind again from `offset`.
+    pub fn set_behind(&mut self, to: ShardId, key: RoomKey, offset: u64) {
+        self.lanes[usize::from(to)].behind.insert(key, offset);
+    }
+
+    /// Whether a delivery of `bytes` has room.
+    pub fn has_room(&self, to: ShardId, bytes: usize) -> bool {
+        self.lanes[usize::from(to)].delivery_bytes + bytes <= LANE_DELIVERY_BYTES_MAX
+    }
+}
