@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Judges a report of the Autobahn test suite.
 
-    tests/autobahn.py REPORT_DIR FRAGMENTS_MAX
+    tests/autobahn.py REPORT_DIR FRAGMENTS_MAX [FULL_REPORT_DIR]
 
 Every case must be well behaved. With a cap on the fragments of a message (FRAGMENTS_MAX above 0) a
 case may fail instead, but only if it sent more than so many frames and was closed with 1008; and at
-least one must have been, or the cap was not in force. Ends with a line as cargo's tests have it.
+least one must have been, or the cap was not in force. With FULL_REPORT_DIR, every case that ran
+there must have run here too: a server that died halfway proves nothing. Ends with a line as cargo's tests have it.
 """
 import json
 import os
@@ -22,10 +23,15 @@ def refused_by_cap(report, cap):
     return frames > cap and report.get("remoteCloseCode") == 1008
 
 
-def main():
-    directory, cap = sys.argv[1], int(sys.argv[2])
+def cases_of(directory):
     with open(os.path.join(directory, "index.json"), encoding="utf-8") as file:
         (cases,) = json.load(file).values()
+    return cases
+
+
+def main():
+    directory, cap = sys.argv[1], int(sys.argv[2])
+    cases = cases_of(directory)
     passed, refused, failed = [], [], []
     for name, case in cases.items():
         if case["behavior"] in GOOD and case["behaviorClose"] in GOOD:
@@ -39,6 +45,11 @@ def main():
             code = report.get("remoteCloseCode")
             print("autobahn %s: %s/%s, closed with %s"
                   % (name, case["behavior"], case["behaviorClose"], code))
+    if len(sys.argv) > 3:
+        missing = [name for name in cases_of(sys.argv[3]) if name not in cases]
+        if missing:
+            print("autobahn: did not run: " + ", ".join(missing))
+        failed.extend(missing)
     if not passed:
         print("autobahn: no case passed")
         failed.append("none")

@@ -31,7 +31,7 @@ need() {
   command -v "$program" >/dev/null || { echo "$program is missing: install $*" >&2; exit 1; }
 }
 need cc gcc libc6-dev
-need python3 python3-minimal
+need python3 python3
 
 # The settings of whoever runs this are not the tests' business.
 for name in $(compgen -e | grep -E '^(RINGCAST_.*|SERVER_PORT|INSTANCE_ID|REDIS_URL|POSTGRES_URL|WORKER_ENABLED|WORKER_ID|BATCH_SIZE|BATCH_TIMEOUT|Redis__Mode|KEY_PREFIX)$'); do

@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::Name;
+use crate::net::OriginPolicy;
 
 pub use report::readme_table;
 
@@ -96,7 +97,7 @@ pub struct Config {
     /// How long a drain may take.
     pub drain_window: Duration,
     /// Pages that may open a WebSocket.
-    pub allowed_origins: AllowedOrigins,
+    pub allowed_origins: OriginPolicy,
     /// Whether `GET /echo` is there.
     pub echo: bool,
     /// How long a client's own message ids are remembered.
@@ -136,17 +137,6 @@ pub enum SlowConsumer {
     Gap,
     /// It is closed with 4002.
     Disconnect,
-}
-
-/// `--allowed-origins`: which `Origin` may open a WebSocket; a request without one always may.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AllowedOrigins {
-    /// Only that of the request's own `Host`.
-    SameHost,
-    /// These as well: `scheme://host[:port]`, lower case, without the scheme's default port.
-    List(Vec<String>),
-    /// All.
-    Any,
 }
 
 /// `--log-format`.

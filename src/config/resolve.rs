@@ -11,10 +11,9 @@ use super::flags::{self, Typed};
 use super::later::{LATER, LaterSetting};
 use super::report;
 use super::settings::{ECHO_MESSAGE_BYTES, HOST_NAME, SETTINGS, Setting};
-use super::{
-    AllowedOrigins, Config, ConfigErrors, Driver, LogFormat, Mode, SlowConsumer, StoreKind,
-};
+use super::{Config, ConfigErrors, Driver, LogFormat, Mode, SlowConsumer, StoreKind};
 use crate::model::Name;
+use crate::net::OriginPolicy;
 
 /// Where the text of a setting came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,7 +132,7 @@ fn unset() -> Config {
         heartbeat: Duration::ZERO,
         idle_timeout: Duration::ZERO,
         drain_window: Duration::ZERO,
-        allowed_origins: AllowedOrigins::SameHost,
+        allowed_origins: OriginPolicy::SameHost,
         echo: false,
         dedupe_window: Duration::ZERO,
         log_format: LogFormat::Text,

@@ -275,7 +275,7 @@ pub static SETTINGS: &[Setting] = &[
         "allowed-origins",
         "none",
         "LIST",
-        "other pages that may connect, comma-separated, `*` for all; none: same host only",
+        "pages that may connect, comma-separated, `*` for all; none: those of the same host",
         |c, t| put(&mut c.allowed_origins, origins(t)),
     ),
     setting(

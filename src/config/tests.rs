@@ -56,7 +56,7 @@ fn nothing_set_is_the_defaults_of_the_protocol() {
         heartbeat: seconds(25),
         idle_timeout: seconds(60),
         drain_window: seconds(8),
-        allowed_origins: AllowedOrigins::SameHost,
+        allowed_origins: OriginPolicy::SameHost,
         echo: false,
         dedupe_window: seconds(600),
         log_format: LogFormat::Text,

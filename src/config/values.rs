@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::AllowedOrigins;
+use crate::net::OriginPolicy;
 
 /// Puts a good value where it belongs.
 pub(super) fn put<T>(slot: &mut T, value: Result<T, String>) -> Result<(), String> {
@@ -118,47 +118,13 @@ pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Stri
 }
 
 /// `none`, `*`, or origins separated by commas.
-pub(super) fn origins(text: &str) -> Result<AllowedOrigins, String> {
-    match text {
-        "none" => Ok(AllowedOrigins::SameHost),
-        "*" => Ok(AllowedOrigins::Any),
-        list => {
-            let list: Result<_, _> = list.split(',').map(|item| origin(item.trim())).collect();
-            list.map(AllowedOrigins::List)
-        }
+pub(super) fn origins(text: &str) -> Result<OriginPolicy, String> {
+    if text == "none" {
+        return Ok(OriginPolicy::SameHost);
     }
-}
-
-/// An origin (RFC 6454, 6.2) as a browser writes it.
-fn origin(text: &str) -> Result<String, String> {
-    let bad = || "must be none, *, or origins such as https://chat.example, with commas".to_owned();
-    let lower = text.to_ascii_lowercase();
-    let (scheme, authority) = lower.split_once("://").ok_or_else(bad)?;
-    let scheme_is_good = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    let (host, port) = split_port(authority);
-    let host_is_good = !host.is_empty()
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b))
-        && (host.starts_with('[') == host.contains(':'));
-    let port_is_good = port.is_none_or(|port| number::<u16>(port, 1..=65535).is_ok());
-    if !(scheme_is_good && host_is_good && port_is_good) {
-        return Err(bad());
-    }
-    Ok(match (scheme, port) {
-        ("http", Some("80")) | ("https", Some("443")) | (_, None) => format!("{scheme}://{host}"),
-        (_, Some(port)) => format!("{scheme}://{host}:{port}"),
-    })
-}
-
-/// Host and port; the colons within the brackets of an IPv6 address part nothing.
-fn split_port(authority: &str) -> (&str, Option<&str>) {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (authority, None),
+    match OriginPolicy::parse(text) {
+        Ok(policy) if policy != OriginPolicy::List(vec![]) => Ok(policy),
+        _ => Err("must be none, *, or origins such as https://chat.example, with commas".into()),
     }
 }
 
@@ -216,29 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_normal() {
-        assert_eq!(origins("none"), Ok(AllowedOrigins::SameHost));
-        assert_eq!(origins("*"), Ok(AllowedOrigins::Any));
-        let list = "https://A.example:443, http://b.example:8080,http://[::1]:80,app://x";
-        let want = [
-            "https://a.example",
-            "http://b.example:8080",
-            "http://[::1]",
-            "app://x",
-        ];
-        let want = want.map(str::to_owned).to_vec();
-        assert_eq!(origins(list), Ok(AllowedOrigins::List(want)));
-        for bad in [
-            "a.example",
-            "https://",
-            "https://a.example/",
-            "https://u@a.example",
-            "https://a.example:x",
-            "https://a.example:0",
-            "https://a,",
-            "https://*.example",
-            "null",
-        ] {
+    fn origins_are_checked() {
+        assert_eq!(origins("none"), Ok(OriginPolicy::SameHost));
+        assert_eq!(origins("*"), Ok(OriginPolicy::Any));
+        assert_eq!(
+            origins("https://A.example:443"),
+            origins("https://a.example")
+        );
+        for bad in ["a.example", "https://a.example/", ",", "null", "none,*x"] {
             assert!(origins(bad).is_err(), "{bad}");
         }
     }
