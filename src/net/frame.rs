@@ -26,12 +26,10 @@
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::encode::CONTROL_BYTES_MAX;
+use super::header::{self, HEADER_BYTES_MAX, Header, Under};
 use super::mask::unmask;
 use super::utf8::{BadUtf8, PartialText};
 use crate::model::CloseCode;
-
-/// Two bytes, 8 of length, 4 of key.
-const HEADER_BYTES_MAX: usize = 14;
 
 /// One message, or one control frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,17 +100,6 @@ struct Gathered {
 enum Body {
     Text(PartialText),
     Binary(Vec<u8>),
-}
-
-/// A whole header.
-#[derive(Clone, Copy, Debug)]
-struct Header {
-    fin: bool,
-    opcode: OpCode,
-    payload_len: usize,
-    key: [u8; 4],
-    /// Bytes of the header itself.
-    len: usize,
 }
 
 /// What one step led to. Holds places and not slices, so that `next` may loop.
@@ -234,7 +221,7 @@ impl Decoder {
         at: &mut usize,
     ) -> Result<Option<Header>, Violation> {
         let Some(open) = &mut self.open else {
-            let header = parse_header(rest, None, limits)?;
+            let header = header::parse(rest, None, limits)?;
             match header {
                 Some(header) => *at += header.len,
                 None if rest.is_empty() => {}
@@ -246,9 +233,10 @@ impl Decoder {
             return Ok(header);
         };
         let kept = open.header_len;
+        let under = open.message.as_ref().map(Gathered::under);
         let more = rest.len().min(HEADER_BYTES_MAX - kept);
         open.keep_header(&rest[..more]);
-        let header = parse_header(&open.header[..kept + more], open.message.as_ref(), limits)?;
+        let header = header::parse(&open.header[..kept + more], under, limits)?;
         // Not whole means that all of the rest was taken: 14 bytes are always enough.
         *at += header.map_or(more, |header| header.len - kept);
         if header.is_some() {
@@ -345,6 +333,15 @@ impl Open {
     }
 }
 
+impl Gathered {
+    fn under(&self) -> Under {
+        Under {
+            bytes: self.body.len(),
+            fragments: self.fragments,
+        }
+    }
+}
+
 impl Body {
     fn push(&mut self, piece: &[u8]) -> Result<(), Violation> {
         match self {
@@ -369,127 +366,6 @@ impl Body {
     }
 }
 
-/// Reads the header that `bytes` begin with; `None` if it is not whole. What is there of it is
-/// checked all the same, byte by byte, so that a peer that breaks a rule is told at once.
-fn parse_header(
-    bytes: &[u8],
-    message: Option<&Gathered>,
-    limits: &DecoderLimits,
-) -> Result<Option<Header>, Violation> {
-    let Some(&first) = bytes.first() else {
-        return Ok(None);
-    };
-    let fin = first & 0x80 != 0;
-    let opcode = check_first(first, message, limits)?;
-    let Some(&second) = bytes.get(1) else {
-        return Ok(None);
-    };
-    if second & 0x80 == 0 {
-        return Err(protocol("frames from clients must be masked"));
-    }
-    let control = matches!(opcode, OpCode::Control(_));
-    let short = second & 0x7f;
-    if control && usize::from(short) > CONTROL_BYTES_MAX {
-        return Err(protocol("control frames have at most 125 bytes"));
-    }
-    if opcode == OpCode::Control(Control::Close) && short == 1 {
-        return Err(protocol(
-            "a close frame's body has no byte, or two and more",
-        ));
-    }
-    let Some((length, key_at)) = parse_length(bytes, short)? else {
-        return Ok(None);
-    };
-    let gathered = message.map_or(0, |message| message.body.len());
-    let room = limits.message_bytes_max.saturating_sub(gathered);
-    if !control && length > room as u64 {
-        return Err(Violation {
-            code: CloseCode::TOO_BIG,
-            reason: "the message is too big",
-        });
-    }
-    let Some(&key) = bytes.get(key_at..).and_then(|rest| rest.first_chunk::<4>()) else {
-        return Ok(None);
-    };
-    // The length is within the limits, which are a usize.
-    Ok(Some(Header {
-        fin,
-        opcode,
-        payload_len: length as usize,
-        key,
-        len: key_at + 4,
-    }))
-}
-
-/// What the first byte says, and whether it may say so here.
-fn check_first(
-    first: u8,
-    message: Option<&Gathered>,
-    limits: &DecoderLimits,
-) -> Result<OpCode, Violation> {
-    if first & 0x70 != 0 {
-        return Err(protocol("RSV bits must be 0, no extension was agreed"));
-    }
-    let opcode = OpCode::from(first & 0x0f);
-    match opcode {
-        OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
-            return Err(protocol("reserved opcode"));
-        }
-        OpCode::Control(_) if first & 0x80 == 0 => {
-            return Err(protocol("control frames must not be fragmented"));
-        }
-        OpCode::Control(_) => {}
-        OpCode::Data(Data::Continue) => match message {
-            None => return Err(protocol("a continuation of nothing")),
-            Some(message)
-                if limits.fragments_max > 0 && message.fragments >= limits.fragments_max =>
-            {
-                let reason = "the message has too many fragments";
-                return Err(Violation {
-                    code: CloseCode::POLICY,
-                    reason,
-                });
-            }
-            Some(_) => {}
-        },
-        OpCode::Data(_) if message.is_some() => {
-            return Err(protocol("a new message within a fragmented one"));
-        }
-        OpCode::Data(Data::Binary) if !limits.binary_taken => {
-            let reason = "binary messages are not taken here";
-            return Err(Violation {
-                code: CloseCode::UNSUPPORTED,
-                reason,
-            });
-        }
-        OpCode::Data(_) => {}
-    }
-    Ok(opcode)
-}
-
-/// The payload's length, and where the key begins.
-fn parse_length(bytes: &[u8], short: u8) -> Result<Option<(u64, usize)>, Violation> {
-    let extended = &bytes[2..];
-    let (length, bytes, least) = match short {
-        126 => match extended.first_chunk() {
-            Some(length) => (u64::from(u16::from_be_bytes(*length)), 2, 126),
-            None => return Ok(None),
-        },
-        127 => match extended.first_chunk() {
-            Some(length) => (u64::from_be_bytes(*length), 8, 0x1_0000),
-            None => return Ok(None),
-        },
-        short => (u64::from(short), 0, 0),
-    };
-    if length >> 63 != 0 {
-        return Err(protocol("the top bit of a length must be 0"));
-    }
-    if length < least {
-        return Err(protocol("lengths must be in the shortest form"));
-    }
-    Ok(Some((length, 2 + bytes)))
-}
-
 /// A frame that came whole, as a message.
 fn message(opcode: OpCode, payload: &[u8]) -> Result<Message<'_>, Violation> {
     Ok(match opcode {
@@ -510,16 +386,19 @@ fn close(payload: &[u8]) -> Result<Option<(CloseCode, &str)>, Violation> {
     };
     let code = CloseCode(u16::from_be_bytes(code));
     if !matches!(code.0, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(protocol("a close code that must not be sent"));
+        return Err(Violation::protocol("a close code that must not be sent"));
     }
     let reason = std::str::from_utf8(reason).map_err(|_| BadUtf8)?;
     Ok(Some((code, reason)))
 }
 
-const fn protocol(reason: &'static str) -> Violation {
-    Violation {
-        code: CloseCode::PROTOCOL,
-        reason,
+impl Violation {
+    /// A breach of RFC 6455 that has no close code of its own.
+    pub(super) const fn protocol(reason: &'static str) -> Self {
+        Self {
+            code: CloseCode::PROTOCOL,
+            reason,
+        }
     }
 }
 
@@ -531,3 +410,6 @@ impl From<BadUtf8> for Violation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

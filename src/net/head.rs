@@ -340,3 +340,6 @@ fn is_host(value: &[u8]) -> bool {
 fn ascii(bytes: &[u8]) -> Result<&str, HeadError> {
     std::str::from_utf8(bytes).map_err(|_| HeadError::bad("the head must be ASCII"))
 }
+
+#[cfg(test)]
+mod tests;

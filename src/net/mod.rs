@@ -6,7 +6,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`frame`] | WebSocket decoding, server side (RFC 6455, 5) |
+//! | [`frame`], `header` | WebSocket decoding, server side (RFC 6455, 5) |
 //! | [`encode`] | WebSocket encoding, server side |
 //! | [`mask`], [`utf8`] | unmasking; text that comes in pieces |
 //! | [`head`], [`target`] | HTTP request heads (RFC 9112); paths and queries |
@@ -16,6 +16,7 @@
 pub mod encode;
 pub mod frame;
 pub mod head;
+mod header;
 pub mod mask;
 pub mod origin;
 pub mod response;

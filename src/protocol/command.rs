@@ -15,12 +15,11 @@
 //! rooms and names are valid; a [`Refusal`] bears the frame's `ref` whenever that could be read.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::members::{Member, Members, text};
 use super::storable::{self, Unstorable};
 use crate::model::limits::{METADATA_BYTES_MAX, NAME_BYTES_MAX, REF_BYTES_MAX};
 use crate::model::{Epoch, ErrorCode, RoomName, name_is_valid};
@@ -144,70 +143,11 @@ pub fn parse(text: &str) -> Result<Request<'_>, Refusal<'_>> {
     }
 }
 
-/// The members that any command has, as raw text.
-#[derive(Default)]
-struct Members<'a> {
-    members: [Option<&'a RawValue>; Member::COUNT],
-    /// A member that stands there twice.
-    twice: Option<Member>,
-}
-
-#[derive(Clone, Copy)]
-enum Member {
-    Type,
-    Room,
-    Payload,
-    Metadata,
-    Id,
-    Echo,
-    Ref,
-    Username,
-    Since,
-    Presence,
-    Token,
-}
-
-impl Member {
-    const COUNT: usize = 11;
-    const NAMES: [&'static str; Self::COUNT] = [
-        "type", "room", "payload", "metadata", "id", "echo", "ref", "username", "since",
-        "presence", "token",
-    ];
-
-    const fn name(self) -> &'static str {
-        Self::NAMES[self as usize]
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "type" => Self::Type,
-            "room" => Self::Room,
-            "payload" => Self::Payload,
-            "metadata" => Self::Metadata,
-            "id" => Self::Id,
-            "echo" => Self::Echo,
-            "ref" => Self::Ref,
-            "username" => Self::Username,
-            "since" => Self::Since,
-            "presence" => Self::Presence,
-            "token" => Self::Token,
-            _ => return None,
-        })
-    }
-}
-
 impl<'a> Members<'a> {
-    /// The member's raw text; `null` counts as absent.
-    fn optional(&self, member: Member) -> Option<&'a str> {
-        self.members[member as usize]
-            .map(RawValue::get)
-            .filter(|raw| *raw != "null")
-    }
-
     /// The `ref`, if it is one that can be given back.
     fn reference(&self) -> Option<&'a str> {
         self.optional(Member::Ref)
-            .filter(|raw| raw.len() <= REF_BYTES_MAX && storable::check(raw).is_ok())
+            .filter(|raw| raw.len() <= REF_BYTES_MAX && storable::check_within(raw, 1).is_ok())
     }
 
     fn command(&self) -> Result<Command<'a>, Fault> {
@@ -263,11 +203,9 @@ impl<'a> Members<'a> {
 
     /// JSON `null` is a payload like any other.
     fn payload(&self) -> Result<&'a str, Fault> {
-        self.members[Member::Payload as usize]
-            .map(RawValue::get)
-            .ok_or_else(|| {
-                bad_frame("\"payload\" is missing: send any JSON value, null if need be")
-            })
+        self.raw(Member::Payload).ok_or_else(|| {
+            bad_frame("\"payload\" is missing: send any JSON value, null if need be")
+        })
     }
 
     fn metadata(&self) -> Result<Option<&'a str>, Fault> {
@@ -359,16 +297,6 @@ struct RawSince<'a> {
     offset: &'a RawValue,
 }
 
-/// The string that `raw`, a valid JSON value, is; borrowed if it has no escapes.
-fn text(raw: &str) -> Option<Cow<'_, str>> {
-    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') {
-        serde_json::from_str(raw).ok().map(Cow::Owned)
-    } else {
-        Some(Cow::Borrowed(inner))
-    }
-}
-
 fn bad_frame(message: impl Into<Cow<'static, str>>) -> Fault {
     (ErrorCode::BadFrame, message.into())
 }
@@ -384,55 +312,5 @@ fn unknown_type(kind: &str) -> Fault {
     (ErrorCode::UnknownType, message.into())
 }
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Members::default();
-        while let Some(Key(member)) = map.next_key()? {
-            let Some(member) = member else {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            };
-            let raw = map.next_value::<&RawValue>()?;
-            match &mut members.members[member as usize] {
-                Some(_) => members.twice = Some(member),
-                empty => *empty = Some(raw),
-            }
-        }
-        Ok(members)
-    }
-}
-
-/// A member's name; `None`: not one of ours.
-struct Key(Option<Member>);
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl Visitor<'_> for KeyVisitor {
-            type Value = Key;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a member's name")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Key, E> {
-                Ok(Key(Member::parse(name)))
-            }
-        }
-        deserializer.deserialize_identifier(KeyVisitor)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -420,3 +420,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
     };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`command`] | what clients send |
+//! | [`command`], `members` | what clients send |
 //! | [`event`] | what the server sends |
 //! | [`storable`] | which JSON can be stored later, checked before anything is promised |
 //!
@@ -15,6 +15,7 @@
 
 pub mod command;
 pub mod event;
+mod members;
 pub mod storable;
 
 pub use command::{Command, Refusal, Request, Since};

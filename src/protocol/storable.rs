@@ -42,8 +42,12 @@ pub enum Unstorable {
 
 /// Whether `text` can be stored.
 pub fn check(text: &str) -> Result<(), Unstorable> {
+    check_within(text, 0)
+}
+
+/// Whether `text` can be stored where `depth` brackets are open around it.
+pub fn check_within(text: &str, mut depth: usize) -> Result<(), Unstorable> {
     let bytes = text.as_bytes();
-    let mut depth = 0_usize;
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         at += 1;
