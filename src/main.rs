@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         }
     };
     match mode {
-        Mode::Serve => serve(config),
+        Mode::Serve => serve(&config),
         Mode::Health => told(ask::health(config.bind, config.port)),
         Mode::Drain => told(ask::drain(&config.data_dir)),
         Mode::Print(text) => {
@@ -37,14 +37,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// The server itself is `runtime`'s and is not here yet.
-fn serve(config: Config) -> ExitCode {
+fn serve(config: &Config) -> ExitCode {
     log::start(config.log_format, config.log_level);
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
-    tracing::error!(instance_id = %config.instance_id, "this build can't serve yet");
-    ExitCode::FAILURE
+    ringcast::runtime::serve(config)
 }
 
 /// To stdout; that nobody reads on (`| head`) is no failure.

@@ -45,7 +45,9 @@ impl ShardRuntime {
             Kind::Uring | Kind::PlainUring => {
                 let mut ring = io_uring::IoUring::builder();
                 if kind == Kind::Uring {
-                    ring.setup_single_issuer().setup_coop_taskrun().setup_submit_all();
+                    ring.setup_single_issuer()
+                        .setup_coop_taskrun()
+                        .setup_submit_all();
                     ring.setup_clamp().setup_cqsize(65_536.max(entries));
                 }
                 let builder = RuntimeBuilder::<IoUringDriver>::new();

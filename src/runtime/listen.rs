@@ -22,7 +22,9 @@ pub(super) fn listen_all(
                 "another program listens there: stop it, or choose another --port"
             }
             io::ErrorKind::PermissionDenied => "ports below 1024 need the right to bind them",
-            io::ErrorKind::AddrNotAvailable => "no interface of this machine has that --bind address",
+            io::ErrorKind::AddrNotAvailable => {
+                "no interface of this machine has that --bind address"
+            }
             _ => "see --bind and --port",
         };
         format!("cannot listen on {address}: {error}; {hint}")
@@ -36,7 +38,11 @@ pub(super) fn listen_all(
 }
 
 fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if shared {

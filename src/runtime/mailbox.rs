@@ -51,7 +51,12 @@ pub(super) fn mailboxes(shards: usize) -> (Post, Vec<Mailbox>) {
         boxes.push((sender, bell.clone()));
         owned.push(Mailbox { letters, bell });
     }
-    (Post { boxes: boxes.into() }, owned)
+    (
+        Post {
+            boxes: boxes.into(),
+        },
+        owned,
+    )
 }
 
 impl Post {

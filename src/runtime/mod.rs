@@ -1,3 +1,302 @@
-//! The machine room: sockets, threads, the clock. For now only what asks a running instance.
+//! The machine room: threads, sockets, mailboxes, clocks, signals. Only here is anything `async`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `core`, `tasks` | one shard's thread: its turn, and the tasks that feed it |
+//! | `sockets`, `listen` | the two calls that every message goes through; listening |
+//! | `mailbox` | mail between threads, and whom to wake |
+//! | `store` | the threads that wait for the disk |
+//! | `stats` | counters for whoever asks, `/health`, `/ready`, `/metrics` |
+//! | `signals`, [`ask`] | being asked to end; asking |
+//! | `driver` | io_uring or epoll |
 
 pub mod ask;
+mod core;
+mod driver;
+mod listen;
+mod mailbox;
+mod signals;
+mod sockets;
+mod stats;
+mod store;
+mod tasks;
+
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use self::core::{Core, Seed};
+use driver::{Kind, ShardRuntime, Wanted};
+use mailbox::{Letter, Post, mailboxes};
+use stats::Stats;
+use store::wall_clock;
+
+use crate::config::{Config, Driver, SlowConsumer, StoreKind};
+use crate::model::limits::REMEMBERED_IDS_MAX;
+use crate::model::{Epoch, Timestamp};
+use crate::shard::{Options, Shard, ShardId, SlowConsumer as Slow};
+use crate::store::Store;
+
+/// Shards at most: a bit each in a room's set of subscribers.
+const SHARDS_MAX: usize = 64;
+/// Entries of a shard's ring, unless set.
+const RING_ENTRIES: u32 = 4096;
+/// Open files that are not connections: listeners, rings, the store, the log.
+const FILES_RESERVED: u64 = 64;
+
+/// Serves until it is told to drain.
+pub fn serve(config: &Config) -> ExitCode {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match Instance::start(config).and_then(Instance::wait) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a thread's work; if it panics, the process ends: nothing acked is lost, and the supervisor
+/// starts it anew. Going on without one of the threads would be a server that hangs.
+fn or_abort(run: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
+    struct Abort;
+    impl Drop for Abort {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                std::process::abort();
+            }
+        }
+    }
+    move || {
+        let guard = Abort;
+        run();
+        drop(guard);
+    }
+}
+
+/// A running instance.
+struct Instance {
+    shards: Vec<JoinHandle<()>>,
+    store: Vec<JoinHandle<()>>,
+    _drain_socket: Option<signals::DrainSocket>,
+}
+
+/// The store, its threads' handle, and the ids to be remembered.
+struct Opened {
+    store: Store,
+    remembered: Vec<crate::store::RememberedId>,
+}
+
+impl Instance {
+    fn start(config: &Config) -> Result<Self, String> {
+        let began = Instant::now();
+        let cores = sched_getaffinity(None).map_err(|error| error.to_string())?;
+        let cores: Vec<usize> = (0..CpuSet::MAX_CPU)
+            .filter(|&core| cores.is_set(core))
+            .collect();
+        let shards = config.shards.unwrap_or(cores.len()).clamp(1, SHARDS_MAX);
+        let entries = config.ring_entries.unwrap_or(RING_ENTRIES);
+        let wanted = match config.driver {
+            Driver::Auto => Wanted::Auto,
+            Driver::IoUring => Wanted::Uring,
+            Driver::Epoll => Wanted::Epoll,
+        };
+        let (kind, why_not) = driver::choose(wanted, entries)?;
+        if let Some(why) = why_not {
+            tracing::warn!("running on epoll: {why}");
+        }
+        let connections_max = connections_max(config.max_connections)?;
+        let address = SocketAddr::new(config.bind, config.port);
+        let (listeners, address) = listen::listen_all(address, shards)?;
+        let opened = open_store(config, shards)?;
+
+        let instance_id = config.instance_id.to_string();
+        let stats = Stats::new(instance_id, kind.as_str(), connections_max, shards);
+        let stats = Arc::new(stats);
+        let (post, boxes) = mailboxes(shards);
+        let drain = drain_once(config, post.clone(), stats.clone());
+        let _drain_socket = match opened {
+            Some(_) => Some(signals::listen(&config.data_dir, drain.clone())?),
+            None => None,
+        };
+        signals::watch(drain)?;
+
+        let (store, store_threads, remembered) = match opened {
+            Some(Opened { store, remembered }) => {
+                let (post, stats) = (post.clone(), stats.clone());
+                let (handle, threads) = store::start(store, config.retention, post, stats)?;
+                (Some(handle), threads, remembered)
+            }
+            None => (None, Vec::new(), Vec::new()),
+        };
+        let options = Arc::new(options(config, shards));
+        let mut threads = Vec::new();
+        for (id, (listener, mailbox)) in listeners.into_iter().zip(boxes).enumerate() {
+            let mut shard = Shard::new(id as ShardId, options.clone(), fastrand::u64(..));
+            for known in remembered
+                .iter()
+                .rev()
+                .filter(|k| k.room.home(shards) == id)
+            {
+                shard.remember(known.at, &known.room, known.id, known.offset);
+            }
+            let seed = Seed {
+                shard,
+                id: id as ShardId,
+                shards: shards as u16,
+                mailbox,
+                post: post.clone(),
+                store: store.clone(),
+                stats: stats.clone(),
+                flush_interval: config.flush_interval,
+                began,
+            };
+            let core = config.pin_cores.then(|| cores[id % cores.len()]);
+            threads.push(start_shard(seed, listener, kind, entries, core)?);
+        }
+        stats.serving.store(true, Ordering::Release);
+        tracing::info!(
+            %address, shards, driver = kind.as_str(), instance_id = %config.instance_id,
+            "serving"
+        );
+        Ok(Self {
+            shards: threads,
+            store: store_threads,
+            _drain_socket,
+        })
+    }
+
+    /// Waits until all shards have drained and the store has written what it was given.
+    fn wait(self) -> Result<(), String> {
+        for thread in self.shards.into_iter().chain(self.store) {
+            thread
+                .join()
+                .map_err(|_| "a thread has failed".to_owned())?;
+        }
+        tracing::info!("drained");
+        Ok(())
+    }
+}
+
+fn start_shard(
+    seed: Seed,
+    listener: TcpListener,
+    kind: Kind,
+    entries: u32,
+    core: Option<usize>,
+) -> Result<JoinHandle<()>, String> {
+    let id = seed.id;
+    let run = move || {
+        if let Some(core) = core {
+            let mut set = CpuSet::new();
+            set.set(core);
+            if let Err(error) = sched_setaffinity(None, &set) {
+                tracing::warn!(shard = id, core, %error, "the shard can't be pinned; see --pin-cores");
+            }
+        }
+        let ended = ShardRuntime::build(kind, entries).and_then(|mut runtime| {
+            let core = Rc::new(RefCell::new(Core::new(seed)));
+            runtime.block_on(tasks::run(core, listener))
+        });
+        if let Err(error) = ended {
+            // Without one of its shards an instance can't keep what it promises.
+            tracing::error!(shard = id, %error, "the shard can't run");
+            std::process::exit(1);
+        }
+    };
+    let thread = thread::Builder::new().name(format!("shard-{id}"));
+    thread
+        .spawn(or_abort(run))
+        .map_err(|error| format!("cannot start a shard's thread: {error}"))
+}
+
+/// Asks all shards to drain, once.
+fn drain_once(config: &Config, post: Post, stats: Arc<Stats>) -> signals::Drain {
+    let window_ms = config.drain_window.as_millis() as u64;
+    Arc::new(move |by: &str| {
+        if !stats.draining.swap(true, Ordering::AcqRel) {
+            tracing::info!(by, window_ms, "draining");
+            post.send_all(|| Letter::Drain(window_ms));
+        }
+    })
+}
+
+fn open_store(config: &Config, shards: usize) -> Result<Option<Opened>, String> {
+    if config.store == StoreKind::Memory {
+        return Ok(None);
+    }
+    let now = wall_clock();
+    let mut store = Store::open(&config.data_dir, Epoch::new(now.0, fastrand::u32(..)))
+        .map_err(|error| error.to_string())?;
+    let since = Timestamp(
+        now.0
+            .saturating_sub(config.dedupe_window.as_millis() as u64),
+    );
+    let remembered = store
+        .recent_client_ids(since, REMEMBERED_IDS_MAX * shards)
+        .map_err(|error| error.to_string())?;
+    Ok(Some(Opened { store, remembered }))
+}
+
+/// What the limit on open files allows, or less. Raises the limit as far as it goes.
+fn connections_max(wanted: Option<usize>) -> Result<usize, String> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit on open files can't be raised");
+            limit = getrlimit(Resource::Nofile);
+        }
+    }
+    let allowed = limit.current.map_or(usize::MAX, |files| {
+        files.saturating_sub(FILES_RESERVED) as usize
+    });
+    match wanted {
+        Some(wanted) if wanted > allowed => Err(format!(
+            "--max-connections {wanted}: the limit on open files allows {allowed}; raise it \
+             (ulimit -n, LimitNOFILE)"
+        )),
+        Some(wanted) => Ok(wanted),
+        None => Ok(allowed),
+    }
+}
+
+/// The settings of a shard.
+fn options(config: &Config, shards: usize) -> Options {
+    let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+    Options {
+        instance_id: config.instance_id.to_string(),
+        shards: shards as u16,
+        stored: config.store == StoreKind::Sqlite,
+        message_bytes_max: config.max_message_bytes,
+        echo_message_bytes_max: if config.echo {
+            config.echo_message_bytes_max
+        } else {
+            0
+        },
+        fragments_max: config.max_fragments.unwrap_or(0) as u32,
+        rooms_max: config.max_rooms.div_ceil(shards),
+        rooms_per_connection_max: config.max_rooms_per_connection,
+        log_bytes_max: config.room_log_bytes,
+        linger_ms: ms(config.room_linger),
+        slow_consumer: match config.slow_consumer {
+            SlowConsumer::Gap => Slow::Gap,
+            SlowConsumer::Disconnect => Slow::Disconnect,
+        },
+        handshake_ms: ms(config.handshake_timeout),
+        heartbeat_ms: ms(config.heartbeat),
+        idle_ms: ms(config.idle_timeout),
+        dedupe_ms: ms(config.dedupe_window),
+        origins: config.allowed_origins.clone(),
+    }
+}

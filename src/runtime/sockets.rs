@@ -45,7 +45,12 @@ impl Sockets {
     /// Takes a socket; returns its number and serial.
     pub(super) fn insert(&mut self, stream: Rc<TcpStream>) -> (ConnIndex, u64) {
         self.serial += 1;
-        let slot = Some(Slot { stream, serial: self.serial, closed: false, gate: None });
+        let slot = Some(Slot {
+            stream,
+            serial: self.serial,
+            closed: false,
+            gate: None,
+        });
         let index = match self.vacant.pop() {
             Some(index) => {
                 self.slots[index as usize] = slot;
@@ -79,7 +84,9 @@ impl Sockets {
 
     /// Reads what has come into `buffer`.
     pub(super) fn receive(&mut self, index: ConnIndex, buffer: &mut [u8]) -> Received {
-        let Some(slot) = self.slot(index) else { return Received::Ended };
+        let Some(slot) = self.slot(index) else {
+            return Received::Ended;
+        };
         match rustix::net::recv(borrow(&slot.stream), buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => Received::Ended,
             Ok((bytes, _)) => Received::Bytes(bytes),
@@ -99,7 +106,9 @@ impl Sockets {
 
 impl Socket for Sockets {
     fn send(&mut self, index: ConnIndex, bytes: &[u8]) -> Result<usize, Gone> {
-        let Some(slot) = self.slot(index).filter(|slot| !slot.closed) else { return Err(Gone) };
+        let Some(slot) = self.slot(index).filter(|slot| !slot.closed) else {
+            return Err(Gone);
+        };
         send_now(&slot.stream, bytes)
     }
 }

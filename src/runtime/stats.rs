@@ -74,11 +74,15 @@ impl Stats {
 
     /// The share of its time in which a shard was busy lately.
     pub(super) fn set_busy(&self, shard: usize, permille: u64) {
-        self.shards[shard].busy_permille.store(permille, Ordering::Relaxed);
+        self.shards[shard]
+            .busy_permille
+            .store(permille, Ordering::Relaxed);
     }
 
     fn counters(&self, shard: &ShardStats) -> Counters {
-        Counters::from_cells(std::array::from_fn(|at| shard.cells[at].load(Ordering::Relaxed)))
+        Counters::from_cells(std::array::from_fn(|at| {
+            shard.cells[at].load(Ordering::Relaxed)
+        }))
     }
 
     /// The whole HTTP answer to a page that was asked for.
@@ -137,7 +141,10 @@ impl Stats {
                 busy_ratio: shard.busy_permille.load(Ordering::Relaxed) as f64 / 1000.0,
             });
         }
-        let errors = ERROR_CODES.iter().map(|code| code.as_str()).zip(total.errors);
+        let errors = ERROR_CODES
+            .iter()
+            .map(|code| code.as_str())
+            .zip(total.errors);
         Snapshot {
             connections: total.connections,
             connections_accepted: total.accepted,
@@ -153,7 +160,11 @@ impl Stats {
             gaps_told: total.gaps_lost + total.gaps_slow,
             slow_told: total.gaps_slow,
             slow_closed: total.slow_closed,
-            closes: CLOSE_CODES.iter().copied().zip(total.closes).collect::<BTreeMap<_, _>>(),
+            closes: CLOSE_CODES
+                .iter()
+                .copied()
+                .zip(total.closes)
+                .collect::<BTreeMap<_, _>>(),
             errors: errors.collect(),
             panics: total.panics,
             room_log_bytes: total.log_bytes,

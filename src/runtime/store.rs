@@ -26,14 +26,20 @@ const RETENTION_PERIODS: (Duration, Duration) = (Duration::from_secs(1), Duratio
 
 /// Now, by the wall clock.
 pub(super) fn wall_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp(since.as_millis() as u64)
 }
 
 /// What the reader is asked.
 enum Read {
     Open(RoomName),
-    Page { room: RoomName, epoch: Epoch, from: u64 },
+    Page {
+        room: RoomName,
+        epoch: Epoch,
+        from: u64,
+    },
 }
 
 /// The way to both threads.
@@ -50,9 +56,10 @@ impl StoreHandle {
         let _ = match request {
             StoreRequest::Commit(batch) => self.commits.send((shard, batch)).is_ok(),
             StoreRequest::Open(room) => self.reads.send((shard, Read::Open(room))).is_ok(),
-            StoreRequest::Read { room, epoch, from } => {
-                self.reads.send((shard, Read::Page { room, epoch, from })).is_ok()
-            }
+            StoreRequest::Read { room, epoch, from } => self
+                .reads
+                .send((shard, Read::Page { room, epoch, from }))
+                .is_ok(),
         };
     }
 }
@@ -68,13 +75,23 @@ pub(super) fn start(
     let reader = store.reader().map_err(|error| error.to_string())?;
     let (commits, commit_queue) = unbounded();
     let (reads, read_queue) = unbounded();
-    let writer = Writer { store, retention, post: post.clone(), stats };
+    let writer = Writer {
+        store,
+        retention,
+        post: post.clone(),
+        stats,
+    };
     let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-        thread::Builder::new().name(name.into()).spawn(super::or_abort(run))
+        thread::Builder::new()
+            .name(name.into())
+            .spawn(super::or_abort(run))
     };
     let threads = [
         spawn("store-write", Box::new(move || writer.run(&commit_queue))),
-        spawn("store-read", Box::new(move || read_all(reader, epoch, &read_queue, &post))),
+        spawn(
+            "store-read",
+            Box::new(move || read_all(reader, epoch, &read_queue, &post)),
+        ),
     ];
     let threads: std::io::Result<Vec<_>> = threads.into_iter().collect();
     let threads = threads.map_err(|error| format!("cannot start the store's threads: {error}"))?;
@@ -104,7 +121,11 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {
                     // What is left over is deleted soon, but commits go before it.
                     let more = self.delete_old();
-                    pause = if more { Duration::from_millis(1) } else { period };
+                    pause = if more {
+                        Duration::from_millis(1)
+                    } else {
+                        period
+                    };
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -132,7 +153,8 @@ impl Writer {
             };
             self.note(&result);
             let result = result.map_err(failure);
-            self.post.send(shard, Letter::Store(StoreReply::Committed(batch, result)));
+            self.post
+                .send(shard, Letter::Store(StoreReply::Committed(batch, result)));
         }
     }
 
@@ -154,7 +176,9 @@ impl Writer {
 
     /// Deletes some of what is too old. Returns whether there is more.
     fn delete_old(&mut self) -> bool {
-        let Some(retention) = self.retention else { return false };
+        let Some(retention) = self.retention else {
+            return false;
+        };
         let cutoff = wall_clock().0.saturating_sub(retention.as_millis() as u64);
         match self.store.delete_before(Timestamp(cutoff), DELETE_ROWS_MAX) {
             Ok(deleted) => deleted == DELETE_ROWS_MAX,
@@ -168,9 +192,14 @@ impl Writer {
 
 fn failure(error: CommitError) -> CommitFailure {
     match error {
-        CommitError::Clash { index, existing_offset, .. } => {
-            CommitFailure::Clash { index, offset: existing_offset }
-        }
+        CommitError::Clash {
+            index,
+            existing_offset,
+            ..
+        } => CommitFailure::Clash {
+            index,
+            offset: existing_offset,
+        },
         error @ (CommitError::OutOfOrder { .. } | CommitError::Unavailable(_)) => {
             CommitFailure::Unavailable(error.to_string())
         }
@@ -182,12 +211,18 @@ fn read_all(mut reader: Reader, epoch: Epoch, queue: &Receiver<(ShardId, Read)>,
         let reply = match read {
             Read::Open(room) => {
                 let last = reader.last_offset(&room);
-                let result = last.map(|last| (epoch, last)).map_err(|error| error.to_string());
+                let result = last
+                    .map(|last| (epoch, last))
+                    .map_err(|error| error.to_string());
                 StoreReply::Opened(room, result)
             }
             Read::Page { room, epoch, from } => {
                 let publications = read_page(&mut reader, &room, epoch, from);
-                StoreReply::Read { room, from, publications }
+                StoreReply::Read {
+                    room,
+                    from,
+                    publications,
+                }
             }
         };
         post.send(shard, Letter::Store(reply));
@@ -202,17 +237,17 @@ fn read_page(
     from: u64,
 ) -> Result<Vec<Publication>, String> {
     use crate::store::PageEnd;
-    let limits =
-        PageLimits { publications_max: PAGE_PUBLICATIONS_MAX, bytes_max: PAGE_BYTES_MAX };
+    let limits = PageLimits {
+        publications_max: PAGE_PUBLICATIONS_MAX,
+        bytes_max: PAGE_BYTES_MAX,
+    };
     let mut page = |after| {
         let page = reader.page(room, epoch, after, i64::MAX as u64, limits);
         page.map_err(|error| error.to_string())
     };
     let first = page(from - 1)?;
     match first.end {
-        PageEnd::Missing { to, .. } if first.publications.is_empty() => {
-            Ok(page(to)?.publications)
-        }
+        PageEnd::Missing { to, .. } if first.publications.is_empty() => Ok(page(to)?.publications),
         _ => Ok(first.publications),
     }
 }

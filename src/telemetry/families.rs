@@ -30,6 +30,10 @@ pub struct Snapshot {
     pub accepted: u64,
     /// Publications that the store has.
     pub stored: u64,
+    /// Publishes answered with the offset of an earlier one of the same id.
+    pub repeated: u64,
+    /// Calls that wrote to sockets.
+    pub sends: u64,
     /// Messages written to members.
     pub delivered: u64,
     /// Messages written to members who came back for them.
@@ -87,6 +91,8 @@ impl Default for Snapshot {
             members: 0,
             accepted: 0,
             stored: 0,
+            repeated: 0,
+            sends: 0,
             delivered: 0,
             replayed: 0,
             signals_dropped: 0,
@@ -153,6 +159,18 @@ impl Snapshot {
                 "messages_stored_total",
                 self.stored,
                 "Publications stored.",
+            ),
+            (
+                Counter,
+                "messages_repeated_total",
+                self.repeated,
+                "Publishes of an id that was there already.",
+            ),
+            (
+                Counter,
+                "sends_total",
+                self.sends,
+                "Calls that wrote to sockets.",
             ),
             (
                 Counter,

@@ -1,0 +1,401 @@
+//! One shard and all it touches: its sockets, its mailbox, the buffer it reads into.
+//!
+//! ```text
+//! tasks of connections: readable ─▶ Core::read ─▶ Shard::handle   (as many as are ready)
+//! pump:  Core::turn = mail ─▶ Shard::turn_end ─▶ effects ─▶ mail out ─▶ sweep ─▶ effects
+//! ```
+//!
+//! The pump runs behind all that was ready, so a turn takes what has come and sends once. Nothing
+//! here is held across an `await`: tasks borrow the core for one synchronous call.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use monoio::net::TcpStream;
+use rustix::net::Shutdown;
+
+use super::mailbox::{Letter, Mailbox, Post};
+use super::sockets::{Received, Sockets};
+use super::stats::Stats;
+use super::store::{StoreHandle, wall_clock};
+use crate::hub::ConnIndex;
+use crate::model::Timestamp;
+use crate::model::limits::READ_BYTES_MAX;
+use crate::shard::{Effect, Event, Mail, Now, Shard, ShardId};
+
+/// Shared by the tasks of one thread.
+pub(super) type Shared = Rc<RefCell<Core>>;
+
+/// See the module.
+pub(super) struct Core {
+    pub(super) id: ShardId,
+    shard: Shard,
+    pub(super) sockets: Sockets,
+    mailbox: Mailbox,
+    post: Post,
+    /// Mail for which a mailbox had no room.
+    returned: Vec<(ShardId, Letter)>,
+    shards: u16,
+    store: Option<StoreHandle>,
+    pub(super) stats: Arc<Stats>,
+    effects: Vec<Effect>,
+    buffer: Vec<u8>,
+    clock: Clock,
+    /// Whether the pump has something to do.
+    kicked: bool,
+    pump: Option<Waker>,
+    flush_interval: Duration,
+    swept_at: Instant,
+    /// Sockets to await writability of, and pauses to make, by the pump.
+    pub(super) writables: Vec<ConnIndex>,
+    published_ms: u64,
+    drain_deadline_ms: Option<u64>,
+    counted_drained: bool,
+    busy: (Duration, Instant),
+}
+
+/// What a shard takes to begin.
+pub(super) struct Seed {
+    pub(super) shard: Shard,
+    pub(super) id: ShardId,
+    pub(super) shards: u16,
+    pub(super) mailbox: Mailbox,
+    pub(super) post: Post,
+    pub(super) store: Option<StoreHandle>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) flush_interval: Duration,
+    pub(super) began: Instant,
+}
+
+/// How a turn ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There is more to do at once.
+    More,
+    /// There is more to do after a pause.
+    Pause(Duration),
+    /// Nothing is to be done until something comes.
+    Idle,
+    /// The shard is done for good.
+    Done,
+}
+
+/// What became of a read.
+pub(super) enum Read {
+    Again,
+    Paused,
+    Ended,
+}
+
+/// A clock that asks the system once where it can.
+struct Clock {
+    began: Instant,
+    wall_at_begin: u64,
+}
+
+impl Clock {
+    fn now(&self) -> Now {
+        let ms = self.began.elapsed().as_millis() as u64;
+        Now {
+            ms,
+            wall: Timestamp(self.wall_at_begin + ms),
+        }
+    }
+
+    /// Follows the wall clock, which may be set.
+    fn adjust(&mut self) {
+        let ms = self.began.elapsed().as_millis() as u64;
+        self.wall_at_begin = wall_clock().0.saturating_sub(ms);
+    }
+}
+
+impl Core {
+    pub(super) fn new(seed: Seed) -> Self {
+        let mut clock = Clock {
+            began: seed.began,
+            wall_at_begin: 0,
+        };
+        clock.adjust();
+        Self {
+            id: seed.id,
+            shard: seed.shard,
+            sockets: Sockets::default(),
+            mailbox: seed.mailbox,
+            post: seed.post,
+            returned: Vec::new(),
+            shards: seed.shards,
+            store: seed.store,
+            stats: seed.stats,
+            effects: Vec::new(),
+            buffer: vec![0; READ_BYTES_MAX],
+            clock,
+            kicked: true,
+            pump: None,
+            flush_interval: seed.flush_interval,
+            swept_at: Instant::now(),
+            writables: Vec::new(),
+            published_ms: 0,
+            drain_deadline_ms: None,
+            counted_drained: false,
+            busy: (Duration::ZERO, Instant::now()),
+        }
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        self.shard
+            .handle(self.clock.now(), event, &mut self.effects);
+        self.kick();
+    }
+
+    /// Lets the pump run.
+    fn kick(&mut self) {
+        self.kicked = true;
+        if let Some(pump) = self.pump.take() {
+            pump.wake();
+        }
+    }
+
+    /// Takes a new connection; returns its number and serial.
+    pub(super) fn accept(&mut self, stream: Rc<TcpStream>) -> (ConnIndex, u64) {
+        let (index, serial) = self.sockets.insert(stream);
+        self.handle(Event::Accepted(index));
+        (index, serial)
+    }
+
+    /// Reads a connection that is readable.
+    pub(super) fn read(&mut self, index: ConnIndex, serial: u64) -> Read {
+        match self.sockets.get(index, serial) {
+            Some(slot) if !slot.closed => {}
+            _ => return Read::Ended,
+        }
+        match self.sockets.receive(index, &mut self.buffer) {
+            Received::Bytes(bytes) => {
+                let now = self.clock.now();
+                let event = Event::Bytes(index, &mut self.buffer[..bytes]);
+                self.shard.handle(now, event, &mut self.effects);
+                self.kick();
+                if self.shard.wants_read(index) {
+                    Read::Again
+                } else {
+                    Read::Paused
+                }
+            }
+            Received::Nothing => Read::Again,
+            Received::Ended => {
+                if let Some(slot) = self.sockets.get(index, serial) {
+                    slot.closed = true;
+                }
+                self.handle(Event::Ended(index));
+                Read::Ended
+            }
+        }
+    }
+
+    /// Whether a paused connection is to be read again (or has ended); else `waker` is told.
+    pub(super) fn poll_gate(&mut self, index: ConnIndex, serial: u64, waker: &Waker) -> Poll<()> {
+        let wants = self.shard.wants_read(index);
+        match self.sockets.get(index, serial) {
+            Some(slot) if !slot.closed && !wants => {
+                slot.gate = Some(waker.clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// The task of a connection has ended.
+    pub(super) fn release(&mut self, index: ConnIndex, serial: u64) {
+        if self
+            .sockets
+            .get(index, serial)
+            .is_some_and(|slot| !slot.closed)
+        {
+            self.handle(Event::Ended(index));
+        }
+        self.sockets.remove(index, serial);
+    }
+
+    /// A socket takes bytes again.
+    pub(super) fn writable(&mut self, index: ConnIndex, serial: u64) {
+        if self
+            .sockets
+            .get(index, serial)
+            .is_some_and(|slot| !slot.closed)
+        {
+            self.handle(Event::Writable(index));
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self) {
+        self.clock.adjust();
+        self.handle(Event::Tick);
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let cpu = Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32);
+        let (before, at) = self.busy;
+        let wall = at.elapsed();
+        if wall >= Duration::from_secs(1) {
+            let busy = (cpu - before).as_secs_f64() / wall.as_secs_f64();
+            self.stats
+                .set_busy(usize::from(self.id), (busy * 1000.0) as u64);
+            self.busy = (cpu, Instant::now());
+        }
+    }
+
+    /// Whether the pump has something to do; else `waker` is woken when it has.
+    pub(super) fn poll_work(&mut self, waker: &Waker) -> Poll<()> {
+        if std::mem::take(&mut self.kicked) || !self.mailbox.sleep(waker) {
+            self.pump = None;
+            return Poll::Ready(());
+        }
+        self.pump = Some(waker.clone());
+        Poll::Pending
+    }
+
+    /// Does what there is to do.
+    pub(super) fn turn(&mut self) -> Turn {
+        self.kicked = false;
+        while let Some(letter) = self.mailbox.take() {
+            self.open_letter(letter);
+        }
+        let now = self.clock.now();
+        self.shard.turn_end(now, &mut self.effects);
+        self.perform();
+        let mut more = self.carry();
+        let pause = self.flush_interval.saturating_sub(self.swept_at.elapsed());
+        if pause.is_zero() {
+            more |= self.shard.sweep(now, &mut self.sockets, &mut self.effects);
+            if !self.flush_interval.is_zero() {
+                self.swept_at = Instant::now();
+            }
+        }
+        self.perform();
+        more |= self.carry();
+        self.publish_stats(now.ms);
+        if self.is_done(now.ms) {
+            Turn::Done
+        } else if more || self.kicked {
+            Turn::More
+        } else if !pause.is_zero() {
+            Turn::Pause(pause)
+        } else {
+            Turn::Idle
+        }
+    }
+
+    fn open_letter(&mut self, letter: Letter) {
+        let now = self.clock.now();
+        match letter {
+            Letter::Mail(from, mail) => {
+                for mail in mail {
+                    self.shard
+                        .handle(now, Event::Mail(from, mail), &mut self.effects);
+                }
+            }
+            Letter::Store(reply) => {
+                self.shard
+                    .handle(now, Event::Store(reply), &mut self.effects);
+            }
+            Letter::Drain(window_ms) => {
+                if self.drain_deadline_ms.is_none() {
+                    self.drain_deadline_ms = Some(now.ms + window_ms + DRAIN_GRACE_MS);
+                }
+                self.shard
+                    .handle(now, Event::Drain(window_ms), &mut self.effects);
+            }
+        }
+    }
+
+    /// Performs what the shard has asked for, until it asks for nothing more.
+    fn perform(&mut self) {
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                self.perform_one(effect);
+            }
+        }
+    }
+
+    fn perform_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::AwaitWritable(index) => self.writables.push(index),
+            Effect::ResumeRead(index) => self.open_gate(index),
+            Effect::ShutdownWrite(index) => self.sockets.shutdown(index, Shutdown::Write),
+            Effect::Close(index) => {
+                // Its reader wakes by this, ends, and frees the number.
+                self.sockets.shutdown(index, Shutdown::Both);
+                if let Some(slot) = self.sockets.slot(index) {
+                    slot.closed = true;
+                }
+                self.open_gate(index);
+            }
+            Effect::Answer(id, page) => {
+                let answer = self.stats.answer(page);
+                self.handle(Event::Answered(id, answer));
+            }
+            Effect::Store(request) => {
+                if let Some(store) = &self.store {
+                    store.ask(self.id, request);
+                }
+            }
+        }
+    }
+
+    fn open_gate(&mut self, index: ConnIndex) {
+        if let Some(gate) = self.sockets.slot(index).and_then(|slot| slot.gate.take()) {
+            gate.wake();
+        }
+    }
+
+    /// Sends the mail that waits. Returns whether some had to stay.
+    fn carry(&mut self) -> bool {
+        for (to, letter) in std::mem::take(&mut self.returned) {
+            if let Err(letter) = self.post.try_send(to, letter) {
+                self.returned.push((to, letter));
+            }
+        }
+        for to in 0..self.shards {
+            let held = self.returned.iter().any(|&(held, _)| held == to);
+            if held || !self.shard.has_mail(to) {
+                continue;
+            }
+            let mail: Vec<Mail> = self.shard.carry(to);
+            if mail.is_empty() {
+                continue;
+            }
+            if let Err(letter) = self.post.try_send(to, Letter::Mail(self.id, mail)) {
+                self.returned.push((to, letter));
+            }
+        }
+        !self.returned.is_empty() || (0..self.shards).any(|to| self.shard.has_mail(to))
+    }
+
+    fn publish_stats(&mut self, now_ms: u64) {
+        if now_ms >= self.published_ms + STATS_MS {
+            self.published_ms = now_ms;
+            self.stats
+                .publish(usize::from(self.id), &self.shard.counters());
+        }
+    }
+
+    /// Whether the shard has drained, and so have all others, which may need it until then.
+    fn is_done(&mut self, now_ms: u64) -> bool {
+        let Some(deadline_ms) = self.drain_deadline_ms else {
+            return false;
+        };
+        if self.shard.is_empty() && !self.counted_drained {
+            self.counted_drained = true;
+            self.stats.drained.fetch_add(1, Ordering::AcqRel);
+        }
+        now_ms >= deadline_ms
+            || self.stats.drained.load(Ordering::Acquire) >= usize::from(self.shards)
+    }
+}
+
+/// How long after the window the last connections may take.
+const DRAIN_GRACE_MS: u64 = 1_500;
+/// How old the numbers of `/metrics` may be while there is traffic, in ms.
+const STATS_MS: u64 = 20;
