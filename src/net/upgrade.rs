@@ -40,9 +40,10 @@ pub fn accept(
     behind: &[u8],
     protocol: Option<&'static str>,
 ) -> Result<Vec<u8>, HeadError> {
-    check(head, behind)?;
-    let key = head.header("sec-websocket-key").unwrap_or_default();
-    if !is_key(key.as_bytes()) {
+    let offer = Offer::read(head, protocol)?;
+    check(head, behind, &offer)?;
+    let key = offer.key.unwrap_or_default();
+    if !is_key(key) {
         return Err(HeadError::bad(
             "the Sec-WebSocket-Key must be 16 bytes in base64",
         ));
@@ -50,9 +51,9 @@ pub fn accept(
     let mut answer = String::with_capacity(192);
     answer.push_str("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n");
     answer.push_str("Upgrade: websocket\r\nSec-WebSocket-Accept: ");
-    answer.push_str(&derive_accept_key(key.as_bytes()));
+    answer.push_str(&derive_accept_key(key));
     if let Some(protocol) = protocol
-        && offers(head, protocol)
+        && offer.protocol
     {
         answer.push_str("\r\nSec-WebSocket-Protocol: ");
         answer.push_str(protocol);
@@ -68,7 +69,7 @@ fn is_key(key: &[u8]) -> bool {
         if digits.len() == 21 && digits.iter().all(is_digit))
 }
 
-fn check(head: &Head<'_>, behind: &[u8]) -> Result<(), HeadError> {
+fn check(head: &Head<'_>, behind: &[u8], offer: &Offer<'_>) -> Result<(), HeadError> {
     if head.method != "GET" {
         return Err(HeadError::bad("a WebSocket is opened by GET"));
     }
@@ -78,15 +79,10 @@ fn check(head: &Head<'_>, behind: &[u8]) -> Result<(), HeadError> {
     if head.body != Body::None {
         return Err(HeadError::bad("an upgrade must not have a body"));
     }
-    if !head.has_token("connection", "upgrade") || !head.has_token("upgrade", "websocket") {
+    if !offer.connection || !offer.upgrade {
         return Err(NOT_AN_UPGRADE);
     }
-    for name in ["sec-websocket-version", "sec-websocket-key"] {
-        if head.count(name) > 1 {
-            return Err(HeadError::bad("a Sec-WebSocket header stands there twice"));
-        }
-    }
-    if head.header("sec-websocket-version") != Some("13") {
+    if offer.version != Some(b"13") {
         return Err(OTHER_VERSION);
     }
     if !behind.is_empty() {
@@ -97,11 +93,44 @@ fn check(head: &Head<'_>, behind: &[u8]) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// Subprotocols, unlike header names, are told apart by case.
-fn offers(head: &Head<'_>, protocol: &str) -> bool {
-    head.all("sec-websocket-protocol")
-        .flat_map(|value| value.split(','))
-        .any(|offered| offered.trim() == protocol)
+/// What the fields say of the upgrade, gathered in one pass over them.
+#[derive(Default)]
+struct Offer<'a> {
+    /// `Connection` has `Upgrade`.
+    connection: bool,
+    /// `Upgrade` has `websocket`.
+    upgrade: bool,
+    version: Option<&'a [u8]>,
+    key: Option<&'a [u8]>,
+    /// Our subprotocol is among those offered. They, unlike header names, are told apart by case.
+    protocol: bool,
+}
+
+impl<'a> Offer<'a> {
+    fn read(head: &Head<'a>, protocol: Option<&str>) -> Result<Self, HeadError> {
+        const TWICE: HeadError = HeadError::bad("a Sec-WebSocket header stands there twice");
+        let mut offer = Self::default();
+        let parts = |value: &'a [u8]| value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+        for (name, value) in head.fields() {
+            if name.eq_ignore_ascii_case("connection") {
+                offer.connection |= parts(value).any(|part| part.eq_ignore_ascii_case(b"upgrade"));
+            } else if name.eq_ignore_ascii_case("upgrade") {
+                offer.upgrade |= parts(value).any(|part| part.eq_ignore_ascii_case(b"websocket"));
+            } else if name.eq_ignore_ascii_case("sec-websocket-version") {
+                if offer.version.replace(value).is_some() {
+                    return Err(TWICE);
+                }
+            } else if name.eq_ignore_ascii_case("sec-websocket-key") {
+                if offer.key.replace(value).is_some() {
+                    return Err(TWICE);
+                }
+            } else if name.eq_ignore_ascii_case("sec-websocket-protocol") {
+                let wanted = protocol.unwrap_or_default().as_bytes();
+                offer.protocol |= parts(value).any(|part| part == wanted);
+            }
+        }
+        Ok(offer)
+    }
 }
 
 #[cfg(test)]
