@@ -134,6 +134,14 @@ impl Decoder {
         at: &mut usize,
     ) -> Result<Option<Message<'a>>, Violation> {
         self.release();
+        if self.open.is_none()
+            && let Some(header) = header::parse_whole_text(&input[*at..], limits)
+        {
+            let start = *at + header.len;
+            *at = start + header.payload_len;
+            unmask(&mut input[start..*at], header.key, 0);
+            return message(header.opcode, &input[start..*at]).map(Some);
+        }
         loop {
             match self.step(limits, input, at)? {
                 Step::Onward => {}

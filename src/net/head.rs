@@ -326,9 +326,25 @@ impl<'a> Head<'a> {
     }
 }
 
-/// A byte of a token (RFC 9110, 5.6.2).
+/// The bytes of a token (RFC 9110, 5.6.2). A table, for each byte of each name is asked about.
+const TOKEN_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let punctuation = b"!#$%&'*+-.^_`|~";
+    let mut i = 0;
+    while i < table.len() {
+        table[i] = (i as u8).is_ascii_alphanumeric();
+        i += 1;
+    }
+    let mut i = 0;
+    while i < punctuation.len() {
+        table[punctuation[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
+
 fn is_token_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+    TOKEN_BYTES[usize::from(b)]
 }
 
 /// Whether `value` could be `host[:port]`: what it really is, is for DNS to say.

@@ -83,6 +83,29 @@ pub(super) fn parse(
     }))
 }
 
+/// The header of nearly all frames: of a text message in one frame, which lies whole in `bytes`
+/// and is within the limits. `None` for any other, good or bad, which [`parse`] sorts out.
+#[inline]
+pub(super) fn parse_whole_text(bytes: &[u8], limits: &DecoderLimits) -> Option<Header> {
+    let (payload_len, key_at) = match *bytes {
+        [0x81, short @ 0x80..=0xfd, ..] => (usize::from(short & 0x7f), 2),
+        [0x81, 0xfe, high, low, ..] => (usize::from(u16::from_be_bytes([high, low])), 4),
+        _ => return None,
+    };
+    let &key = bytes.get(key_at..)?.first_chunk::<4>()?;
+    let len = key_at + 4;
+    let minimal = key_at == 2 || payload_len > 125;
+    let opcode = OpCode::Data(Data::Text);
+    (minimal && payload_len <= limits.message_bytes_max && bytes.len() - len >= payload_len)
+        .then_some(Header {
+            fin: true,
+            opcode,
+            payload_len,
+            key,
+            len,
+        })
+}
+
 /// What the first byte says, and whether it may say so here.
 fn check_first(
     first: u8,

@@ -5,14 +5,16 @@
 //!
 //! ```text
 //!   HTTP/1.1 101 Switching Protocols
-//!   connection: Upgrade
-//!   upgrade: websocket
-//!   sec-websocket-accept: base64(sha1(key + GUID))
-//!   sec-websocket-protocol: ringcast.v1                only if the client offered it
+//!   Connection: Upgrade
+//!   Upgrade: websocket
+//!   Sec-WebSocket-Accept: base64(sha1(key + GUID))
+//!   Sec-WebSocket-Protocol: ringcast.v1                only if the client offered it
 //! ```
+//!
+//! Written here and not by the library, whose maps of headers take longer than all the rest of a
+//! handshake; a test holds the answer against the library's.
 
-use tungstenite::handshake::server::{create_response, write_response};
-use tungstenite::http::{HeaderValue, Request};
+use tungstenite::handshake::derive_accept_key;
 
 use super::head::{Body, Head, HeadError};
 
@@ -38,31 +40,36 @@ pub fn accept(
     behind: &[u8],
     protocol: Option<&'static str>,
 ) -> Result<Vec<u8>, HeadError> {
-    check(head, behind)?;
-    let key = head.header("sec-websocket-key").unwrap_or_default();
-    let request = Request::builder()
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", key)
-        .body(());
-    let bad_key = HeadError::bad("the Sec-WebSocket-Key must be 16 bytes in base64");
-    let mut response = request
-        .ok()
-        .and_then(|request| create_response(&request).ok())
-        .ok_or(bad_key)?;
-    if let Some(protocol) = protocol
-        && offers(head, protocol)
-    {
-        let headers = response.headers_mut();
-        headers.insert("sec-websocket-protocol", HeaderValue::from_static(protocol));
+    let offer = Offer::read(head, protocol)?;
+    check(head, behind, &offer)?;
+    let key = offer.key.unwrap_or_default();
+    if !is_key(key) {
+        return Err(HeadError::bad(
+            "the Sec-WebSocket-Key must be 16 bytes in base64",
+        ));
     }
-    let mut answer = Vec::with_capacity(192);
-    write_response(&mut answer, &response).map_err(|_| bad_key)?;
-    Ok(answer)
+    let mut answer = String::with_capacity(192);
+    answer.push_str("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n");
+    answer.push_str("Upgrade: websocket\r\nSec-WebSocket-Accept: ");
+    answer.push_str(&derive_accept_key(key));
+    if let Some(protocol) = protocol
+        && offer.protocol
+    {
+        answer.push_str("\r\nSec-WebSocket-Protocol: ");
+        answer.push_str(protocol);
+    }
+    answer.push_str("\r\n\r\n");
+    Ok(answer.into_bytes())
 }
 
-fn check(head: &Head<'_>, behind: &[u8]) -> Result<(), HeadError> {
+/// Whether `key` is 16 bytes in base64: 21 digits, one of two bits, two of padding.
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |b: &u8| b.is_ascii_alphanumeric() || b"+/".contains(b);
+    matches!(key, [digits @ .., b'A' | b'Q' | b'g' | b'w', b'=', b'=']
+        if digits.len() == 21 && digits.iter().all(is_digit))
+}
+
+fn check(head: &Head<'_>, behind: &[u8], offer: &Offer<'_>) -> Result<(), HeadError> {
     if head.method != "GET" {
         return Err(HeadError::bad("a WebSocket is opened by GET"));
     }
@@ -72,15 +79,10 @@ fn check(head: &Head<'_>, behind: &[u8]) -> Result<(), HeadError> {
     if head.body != Body::None {
         return Err(HeadError::bad("an upgrade must not have a body"));
     }
-    if !head.has_token("connection", "upgrade") || !head.has_token("upgrade", "websocket") {
+    if !offer.connection || !offer.upgrade {
         return Err(NOT_AN_UPGRADE);
     }
-    for name in ["sec-websocket-version", "sec-websocket-key"] {
-        if head.count(name) > 1 {
-            return Err(HeadError::bad("a Sec-WebSocket header stands there twice"));
-        }
-    }
-    if head.header("sec-websocket-version") != Some("13") {
+    if offer.version != Some(b"13") {
         return Err(OTHER_VERSION);
     }
     if !behind.is_empty() {
@@ -91,15 +93,50 @@ fn check(head: &Head<'_>, behind: &[u8]) -> Result<(), HeadError> {
     Ok(())
 }
 
-/// Subprotocols, unlike header names, are told apart by case.
-fn offers(head: &Head<'_>, protocol: &str) -> bool {
-    head.all("sec-websocket-protocol")
-        .flat_map(|value| value.split(','))
-        .any(|offered| offered.trim() == protocol)
+/// What the fields say of the upgrade, gathered in one pass over them.
+#[derive(Default)]
+struct Offer<'a> {
+    /// `Connection` has `Upgrade`.
+    connection: bool,
+    /// `Upgrade` has `websocket`.
+    upgrade: bool,
+    version: Option<&'a [u8]>,
+    key: Option<&'a [u8]>,
+    /// Our subprotocol is among those offered. They, unlike header names, are told apart by case.
+    protocol: bool,
+}
+
+impl<'a> Offer<'a> {
+    fn read(head: &Head<'a>, protocol: Option<&str>) -> Result<Self, HeadError> {
+        const TWICE: HeadError = HeadError::bad("a Sec-WebSocket header stands there twice");
+        let mut offer = Self::default();
+        let parts = |value: &'a [u8]| value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+        for (name, value) in head.fields() {
+            if name.eq_ignore_ascii_case("connection") {
+                offer.connection |= parts(value).any(|part| part.eq_ignore_ascii_case(b"upgrade"));
+            } else if name.eq_ignore_ascii_case("upgrade") {
+                offer.upgrade |= parts(value).any(|part| part.eq_ignore_ascii_case(b"websocket"));
+            } else if name.eq_ignore_ascii_case("sec-websocket-version") {
+                if offer.version.replace(value).is_some() {
+                    return Err(TWICE);
+                }
+            } else if name.eq_ignore_ascii_case("sec-websocket-key") {
+                if offer.key.replace(value).is_some() {
+                    return Err(TWICE);
+                }
+            } else if name.eq_ignore_ascii_case("sec-websocket-protocol") {
+                let wanted = protocol.unwrap_or_default().as_bytes();
+                offer.protocol |= parts(value).any(|part| part == wanted);
+            }
+        }
+        Ok(offer)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use tungstenite::handshake::machine::TryParse;
+
     use super::*;
     use crate::net::head;
 
@@ -120,9 +157,43 @@ mod tests {
             answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
             "{answer}"
         );
-        assert!(answer.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
+        assert!(answer.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
         assert!(answer.ends_with("\r\n\r\n"));
-        assert!(!answer.contains("protocol"));
+        assert!(!answer.contains("Protocol:"));
+    }
+
+    /// The library takes the same keys, and answers them alike.
+    #[test]
+    fn the_library_agrees() {
+        use tungstenite::handshake::server::{Request, create_response};
+        for key in [
+            "dGhlIHNhbXBsZSBub25jZQ==",
+            "AAAAAAAAAAAAAAAAAAAAAA==",
+            "//////////////////////w==",
+            "/////////////////////w==",
+            "/////////////////////x==",
+            "AAAAAAAAAAAAAAAAAAAAAAA=",
+            "AAAAAAAAAAAAAAAAAAAAAAAA",
+            "AAAAAAAAAAAAAAAAAAAA-A==",
+            "",
+        ] {
+            let text = GOOD.replace("dGhlIHNhbXBsZSBub25jZQ==", key);
+            let (_, request) = Request::try_parse(text.as_bytes()).unwrap().unwrap();
+            let theirs = create_response(&request).ok();
+            let accept = theirs.map(|theirs| {
+                theirs.headers()["sec-websocket-accept"]
+                    .to_str()
+                    .unwrap()
+                    .to_owned()
+            });
+            let ours = answer(&text).ok();
+            assert_eq!(ours.is_some(), accept.is_some(), "{key}");
+            assert!(
+                ours.unwrap_or_default()
+                    .contains(&accept.unwrap_or_default()),
+                "{key}"
+            );
+        }
     }
 
     #[test]
@@ -131,8 +202,8 @@ mod tests {
             let line = format!("Sec-WebSocket-Protocol: {offer}\r\n\r\n");
             answer(&GOOD.replace("\r\n\r\n", &format!("\r\n{line}"))).unwrap()
         };
-        assert!(with("chat, ringcast.v1").contains("\r\nsec-websocket-protocol: ringcast.v1\r\n"));
-        assert!(!with("RINGCAST.V1, chat").contains("sec-websocket-protocol"));
+        assert!(with("chat, ringcast.v1").contains("\r\nSec-WebSocket-Protocol: ringcast.v1\r\n"));
+        assert!(!with("RINGCAST.V1, chat").contains("Sec-WebSocket-Protocol"));
     }
 
     /// `change` as `(what, by what)`.

@@ -6,7 +6,7 @@
 //!            └ which command └ borrowed unless it has escapes
 //! ```
 //!
-//! A frame is read in three steps: [`storable`](super::storable) looks at the raw text, serde_json
+//! A frame is read in three steps: [`storable`] looks at the raw text, serde_json
 //! splits the object into raw members, and each command takes and checks the members it knows.
 //! Unknown members are ignored. A member that is `null` counts as absent, but for `payload`, of which
 //! `null` is a value.
