@@ -189,6 +189,7 @@ fn page(criterion: &mut Criterion) {
             black_box(page)
         });
     });
+    group.throughput(Throughput::Elements(1));
     group.bench_function("last_offset", |bencher| {
         bencher.iter(|| black_box(reader.last_offset(&room).expect("an offset")));
     });

@@ -37,7 +37,7 @@ pub struct Store {
     connection: Connection,
     epoch: Epoch,
     file: PathBuf,
-    /// The offsets of the commit at hand, by room; empty between commits, kept for its memory.
+    /// The offsets of the latest commit, by room; kept for its memory.
     spans: HashMap<RoomName, Span>,
     _lock: DataDirLock,
 }

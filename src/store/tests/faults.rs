@@ -153,6 +153,46 @@ fn a_full_disk_heals() {
     check_holds(&store, "a", &stored);
 }
 
+/// The pragma above refuses before a byte is written; a real disk is full amid the WAL.
+#[test]
+#[ignore = "needs root: mounts a small tmpfs"]
+fn a_really_full_disk_heals() {
+    let dir = TempDir::new().unwrap();
+    let run = |program: &str, args: &[&str]| {
+        assert!(
+            std::process::Command::new(program)
+                .args(args)
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    let path = dir.path().to_str().unwrap();
+    run("mount", &["-t", "tmpfs", "-o", "size=4m", "tmpfs", path]);
+    let outcome = std::panic::catch_unwind(|| {
+        let ballast = dir.path().join("ballast");
+        fs::write(&ballast, vec![1; 2 << 20]).unwrap();
+        let mut store = open(&dir);
+        let mut stored = 0;
+        let refused = loop {
+            let next = publications("a", stored + 1..=stored + 500);
+            match store.commit(&[&next], NOW) {
+                Ok(()) => stored += 500,
+                Err(CommitError::Unavailable(StoreError::Full(_))) => break next,
+                Err(error) => panic!("{error:?}"),
+            }
+        };
+        check_holds(&store, "a", &publications("a", 1..=stored));
+        fs::remove_file(&ballast).unwrap();
+        store.commit(&[&refused], NOW).unwrap();
+        check_holds(&store, "a", &publications("a", 1..=stored + 500));
+        drop(store);
+        check_holds(&open(&dir), "a", &publications("a", 1..=stored + 500));
+    });
+    run("umount", &[path]);
+    outcome.unwrap();
+}
+
 #[test]
 fn another_programs_lock_is_told_apart_and_waited_for() {
     let dir = TempDir::new().unwrap();
