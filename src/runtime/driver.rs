@@ -13,7 +13,7 @@ use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 
 /// What a shard does its I/O by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// io_uring with SINGLE_ISSUER, COOP_TASKRUN and SUBMIT_ALL.
     Uring,
     /// io_uring without flags.
@@ -24,7 +24,7 @@ pub enum Kind {
 
 impl Kind {
     /// As `/health` names it.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Uring | Self::PlainUring => "io_uring",
             Self::Epoll => "epoll",
