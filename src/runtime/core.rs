@@ -277,6 +277,8 @@ impl Core {
         more |= self.carry();
         self.publish_stats(now.ms);
         if self.is_done(now.ms) {
+            // The store's threads end when no shard can ask them any more.
+            self.store = None;
             Turn::Done
         } else if more || self.kicked {
             Turn::More

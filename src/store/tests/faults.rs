@@ -155,8 +155,11 @@ fn a_full_disk_heals() {
 
 /// The pragma above refuses before a byte is written; a real disk is full amid the WAL.
 #[test]
-#[ignore = "needs root: mounts a small tmpfs"]
 fn a_really_full_disk_heals() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: mounting a small tmpfs needs root");
+        return;
+    }
     let dir = TempDir::new().unwrap();
     let run = |program: &str, args: &[&str]| {
         assert!(
