@@ -53,7 +53,7 @@ start_server() {
 
 # The medians of each word over the lines on stdin, separated by slashes.
 medians() {
-    awk '
+    awk -v CONVFMT=%.10g '
         { columns = NF > columns ? NF : columns; for (i = 1; i <= NF; i++) if ($i != "-") cell[i, ++n[i]] = $i }
         END {
             for (i = 1; i <= columns; i++) {

@@ -102,7 +102,12 @@ fn once(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<(Report, Shape)
     let sends = grown
         .since(&metrics, "ringcast_sends_total")
         .filter(|sends| *sends > 0.0);
-    let told = grown.since(&metrics, "ringcast_deliveries_total");
+    let told = [
+        "ringcast_deliveries_total",
+        "ringcast_messages_delivered_total",
+    ]
+    .into_iter()
+    .find_map(|name| grown.since(&metrics, name));
     let batch = match (fanout.batch, sends) {
         (Some(batch), _) => (batch, true),
         (None, Some(sends)) => (told.unwrap_or(frames) / sends, true),

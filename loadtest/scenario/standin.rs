@@ -22,7 +22,11 @@ pub(crate) struct StandIn {
 impl StandIn {
     /// Starts one; `faulty`: it leaves out every 50th message for one member.
     pub(crate) fn start(faulty: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0", faulty)
+    }
+
+    fn start_at(address: &str, faulty: bool) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -55,11 +59,12 @@ impl Drop for StandIn {
     }
 }
 
-/// To try the program itself by hand.
+/// To try the program itself by hand; STAND_IN_ADDRESS says where.
 #[test]
 #[ignore = "serves for two minutes"]
 fn stand_in_for_two_minutes() {
-    let standin = StandIn::start(false);
+    let address = std::env::var("STAND_IN_ADDRESS").unwrap_or("127.0.0.1:0".into());
+    let standin = StandIn::start_at(&address, false);
     println!("{} {}", std::process::id(), standin.address);
     std::thread::sleep(Duration::from_secs(120));
 }
