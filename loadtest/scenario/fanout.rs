@@ -1,0 +1,254 @@
+//! Publishers and members of rooms: throughput, latency and order, in closed or open loop; and the
+//! same against the bare server, turn by turn.
+
+use crate::flags::{Common, Fanout};
+use crate::fleet::{Pace, Plan};
+use crate::poll::Stop;
+use crate::report::{Report, median, round};
+use crate::scenario::bare::{Bare, Load};
+use crate::scenario::{World, room_names};
+use crate::stat::Metrics;
+
+/// A schedule that is further behind than this for one publish in a hundred was not kept.
+const LAG_MILLIS_MAX: f64 = 5.0;
+
+/// What one run showed of how the server sends.
+struct Shape {
+    deliveries_per_cpu_second: Option<f64>,
+    frame_bytes: f64,
+    /// Messages a send, and whether the server's own counters said so.
+    batch: (f64, bool),
+}
+
+/// Runs the scenario.
+pub(crate) fn run(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<Report, String> {
+    if fanout.versus_bare {
+        return versus_bare(common, fanout, stop);
+    }
+    once(common, fanout, stop).map(|(report, _)| report)
+}
+
+fn plan(common: &Common, fanout: &Fanout) -> Result<Plan, String> {
+    let (rooms, members) = (fanout.rooms, fanout.members);
+    if rooms == 0 || members == 0 || fanout.publishers == 0 || fanout.window == 0 {
+        return Err("rooms, members, publishers and window must not be 0".into());
+    }
+    if !fanout.separate_publishers && fanout.publishers.div_ceil(rooms) > members {
+        return Err("more publishers than members: see --separate-publishers".into());
+    }
+    if fanout.rate.is_some_and(|rate| !(rate > 0.0 && rate < 1e9)) {
+        return Err("--rate: out of range".into());
+    }
+    let run = fastrand::u32(..);
+    let publisher = |i: usize| match fanout.separate_publishers {
+        true => (rooms * members + i, i % rooms),
+        false => ((i % rooms) * members + i / rooms, i % rooms),
+    };
+    Ok(Plan {
+        run,
+        rooms: room_names(run, rooms),
+        members: (0..rooms * members).map(|i| i / members).collect(),
+        publishers: (0..fanout.publishers).map(publisher).collect(),
+        payload: common.payload,
+        acked: fanout.separate_publishers,
+        ids: false,
+    })
+}
+
+fn once(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<(Report, Shape), String> {
+    let mut world = World::new(plan(common, fanout)?, common, stop)?;
+    let address = common.target()?.address;
+    world.bring_up(0..world.fleet.plan().connections(), false)?;
+    world.drive_for(0.2)?;
+    let (metrics, traffic) = (Metrics::scrape(address), world.swarm.traffic);
+    let pace = match fanout.rate {
+        Some(rate) => Pace::Every {
+            nanos: 1e9 / rate,
+            start: world.swarm.now(),
+        },
+        None => Pace::Window(fanout.window),
+    };
+    world.fleet.set_pace(pace, &mut world.swarm);
+    world.drive_for(common.warmup)?;
+    world.fleet.measured = world.swarm.now()..u64::MAX;
+    let before = world.mark();
+    world.drive_for(common.seconds)?;
+    let after = world.mark();
+    world.fleet.measured.end = after.now;
+    world.fleet.set_pace(Pace::Paused, &mut world.swarm);
+    world.drain()?;
+    let grown = Metrics::scrape(address);
+
+    let mut report = Report::new("fanout");
+    for (name, value) in [
+        ("rooms", fanout.rooms),
+        ("members_per_room", fanout.members),
+    ] {
+        report.push(name, value);
+    }
+    report.push("publishers", fanout.publishers);
+    report.push_some("rate", fanout.rate);
+    if fanout.rate.is_none() {
+        report.push("window", fanout.window);
+    }
+    report.push("payload_bytes", common.payload);
+    after.push_since(&before, &mut report);
+    report.push_latency("latency", &world.fleet.latency);
+    report.push_latency("round_trip", &world.fleet.round_trip);
+    push_lag(&world, &mut report);
+    let frames = (world.swarm.traffic.frames - traffic.frames).max(1) as f64;
+    let reads = (world.swarm.traffic.reads - traffic.reads).max(1) as f64;
+    let bytes = (world.swarm.traffic.bytes - traffic.bytes) as f64;
+    let sends = grown
+        .since(&metrics, "ringcast_sends_total")
+        .filter(|sends| *sends > 0.0);
+    let told = [
+        "ringcast_deliveries_total",
+        "ringcast_messages_delivered_total",
+    ]
+    .into_iter()
+    .find_map(|name| grown.since(&metrics, name));
+    let batch = match (fanout.batch, sends) {
+        (Some(batch), _) => (batch, true),
+        (None, Some(sends)) => (told.unwrap_or(frames) / sends, true),
+        (None, None) => (frames / reads, false),
+    };
+    let shape = Shape {
+        deliveries_per_cpu_second: after.deliveries_per_cpu_second(&before),
+        frame_bytes: bytes / frames,
+        batch,
+    };
+    report.push("frame_bytes", round(shape.frame_bytes));
+    report.push("frames_per_send", round(batch.0));
+    report.push("frames_per_send_from_server", batch.1);
+    world.push_outcome(&mut report, false);
+    Ok((report, shape))
+}
+
+fn push_lag(world: &World<'_>, report: &mut Report) {
+    let lag = &world.fleet.lag;
+    report.push_latency("schedule_lag", lag);
+    let millis = lag.value_at_quantile(0.99) as f64 / 1e6;
+    report.push("behind_schedule", millis > LAG_MILLIS_MAX);
+    if millis > LAG_MILLIS_MAX {
+        report.note(format!(
+            "the load generator was behind its schedule (P99 {millis:.1} ms): the latencies \
+             are its own as much as the server's"
+        ));
+    }
+}
+
+/// A, B, A, B, …: the server's run, then the bare server at the same bytes and sends.
+fn versus_bare(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<Report, String> {
+    let connections = fanout.rooms * fanout.members;
+    let (mut ours, mut bare_rates, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut last = None;
+    for turn in 0..fanout.turns.max(1) {
+        let (mut report, shape) = once(common, fanout, stop)?;
+        if stop.is_set() {
+            return Ok(report);
+        }
+        let our_rate = shape
+            .deliveries_per_cpu_second
+            .ok_or("no CPU seconds were read: is --pid the server's?")?;
+        let load = Load {
+            frame_bytes: shape.frame_bytes.round() as usize,
+            batch: shape.batch.0.round().max(1.0) as usize,
+            seconds: common.seconds,
+        };
+        let mut bare = Bare::start(connections, fanout.server_core, stop)?;
+        let result = bare.run(&load)?;
+        let bare_rate = result.deliveries_per_cpu_second();
+        eprintln!(
+            "turn {turn}: {our_rate:.0} deliveries per server-CPU-second, bare {bare_rate:.0}, \
+             {} bytes, {} a send",
+            load.frame_bytes, load.batch
+        );
+        ours.push(our_rate);
+        bare_rates.push(bare_rate);
+        ratios.push(our_rate / bare_rate);
+        if !report.is_proven() {
+            report.note("this turn ended the comparison");
+            return Ok(report);
+        }
+        last = Some(report);
+    }
+    let mut report = last.ok_or("no turn")?;
+    let list = |values: &[f64]| values.iter().map(|v| round(*v)).collect::<Vec<_>>();
+    report.push("versus_ours", list(&ours));
+    report.push("versus_bare", list(&bare_rates));
+    report.push("versus_ratios", list(&ratios));
+    report.push_some("versus_ours_median", median(&ours).map(f64::round));
+    report.push_some("versus_bare_median", median(&bare_rates).map(f64::round));
+    report.push_some("versus_ratio_median", median(&ratios).map(round));
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{Flags, Scenario};
+    use crate::scenario::standin::StandIn;
+    use clap::Parser;
+
+    fn check(faulty: bool, flags: &[&str]) -> Report {
+        let standin = StandIn::start(faulty);
+        let addr = standin.address.to_string();
+        let base = [
+            "loadtest",
+            "fanout",
+            "--addr",
+            &addr,
+            "--seconds",
+            "0.5",
+            "--warmup",
+            "0.1",
+        ];
+        let flags = Flags::parse_from(base.iter().chain(flags));
+        let Scenario::Fanout(fanout) = &flags.scenario else {
+            panic!("not fanout")
+        };
+        run(&flags.common, fanout, &Stop::default()).unwrap()
+    }
+
+    #[test]
+    fn closed_loop_with_members_as_publishers() {
+        let report = check(
+            false,
+            &["--rooms", "3", "--members", "4", "--publishers", "6"],
+        );
+        assert!(report.is_proven(), "{}", report.table());
+        assert!(report.figure("deliveries").unwrap().as_u64().unwrap() > 100);
+        assert!(report.figure("round_trip_ms_p50").is_some());
+    }
+
+    #[test]
+    fn closed_loop_by_acks() {
+        let flags = [
+            "--members",
+            "5",
+            "--publishers",
+            "2",
+            "--separate-publishers",
+        ];
+        let report = check(false, &[&flags[..], &["--window", "4"]].concat());
+        assert!(report.is_proven(), "{}", report.table());
+        assert!(report.figure("deliveries").unwrap().as_u64().unwrap() > 100);
+    }
+
+    #[test]
+    fn open_loop_keeps_its_rate() {
+        let report = check(false, &["--members", "5", "--rate", "200"]);
+        assert!(report.is_proven(), "{}", report.table());
+        let deliveries = report.figure("deliveries").unwrap().as_u64().unwrap();
+        assert!((400..=600).contains(&deliveries), "{deliveries}");
+        assert!(report.figure("latency_ms_p99").is_some());
+    }
+
+    #[test]
+    fn a_server_that_loses_is_found_out() {
+        let report = check(true, &["--members", "5", "--window", "4"]);
+        assert!(!report.is_proven());
+        assert!(report.figure("lost").unwrap().as_u64().unwrap() > 0);
+    }
+}
