@@ -96,9 +96,12 @@ impl RoomName {
     /// The shard of `shards` on which this room's offsets are counted when the instance runs
     /// alone: FNV-1a of the name, so that every shard computes the same without asking.
     pub fn home(&self, shards: usize) -> usize {
-        let hash = self.0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = self
+            .0
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
         ((hash ^ (hash >> 32)) % shards.max(1) as u64) as usize
     }
 }
@@ -124,7 +127,11 @@ mod tests {
         for bits in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_0123_4567] {
             let id = ClientId::from_bits(bits);
             assert_eq!(id.as_str().len(), 16);
-            assert!(id.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
+            assert!(
+                id.as_str()
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+            );
         }
     }
 
@@ -132,10 +139,16 @@ mod tests {
     fn room_names() {
         assert_eq!(RoomName::check(""), Err(RoomNameError::Empty));
         assert_eq!(RoomName::check(&"x".repeat(128)), Ok(()));
-        assert_eq!(RoomName::check(&"é".repeat(65)), Err(RoomNameError::TooLong));
+        assert_eq!(
+            RoomName::check(&"é".repeat(65)),
+            Err(RoomNameError::TooLong)
+        );
         assert_eq!(RoomName::check("a\nb"), Err(RoomNameError::Control));
         assert_eq!(RoomName::check("a\u{85}b"), Err(RoomNameError::Control));
-        assert_eq!(RoomName::parse("@bob").unwrap().personal_user(), Some("bob"));
+        assert_eq!(
+            RoomName::parse("@bob").unwrap().personal_user(),
+            Some("bob")
+        );
     }
 
     #[test]

@@ -21,7 +21,10 @@ impl Epoch {
     /// The epoch written as `text`, if it is one.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes: [u8; 20] = text.as_bytes().try_into().ok()?;
-        bytes.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(bytes))
+        bytes
+            .iter()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            .then_some(Self(bytes))
     }
 
     /// The epoch as text.
