@@ -479,8 +479,8 @@ mod tests {
     use crate::client::Client;
     use crate::wire::{ACCEPT, opcode, write_server_frame};
 
-    /// The generator must not be the bottleneck. To measure: `FRAME_TURNS=20000 cargo test --release
-    /// --bin loadtest frames_ -- --nocapture`.
+    /// The generator must not be the bottleneck. To measure:
+    /// `FRAME_TURNS=20000 cargo test --release --bin loadtest frames_ -- --nocapture`.
     #[test]
     fn frames_are_checked_fast() {
         const FRAMES: u32 = 64;
