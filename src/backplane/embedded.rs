@@ -99,8 +99,8 @@ impl<T> Embedded<T> {
         self.queue.push((publish, origin));
     }
 
-    /// Hands over the next batch: returns what is to be committed, if a commit is needed and none is
-    /// under way; otherwise outcomes only. `ids` makes ids for those who brought none.
+    /// Hands over the next batch: returns what is to be committed, if a commit is needed and none
+    /// is under way; otherwise outcomes only. `ids` makes ids for those who brought none.
     pub fn drive(
         &mut self,
         now: Timestamp,

@@ -18,7 +18,8 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// An empty chunk whose first frame will have the offset `first`, with room for `capacity` bytes.
+    /// An empty chunk whose first frame will have the offset `first`, with room for `capacity`
+    /// bytes.
     pub fn with_capacity(first: u64, capacity: usize) -> Self {
         Self {
             first,

@@ -1,9 +1,10 @@
 //! The sweep: one send to each member of all between its cursor and the log's end.
 //!
 //! The bytes go out straight from the log's chunk (or a page of the past). Of a frame that the
-//! socket took in part, the rest is given to the outlet to keep, so the cursor always stands between
-//! frames and no chunk is pinned by a slow member. A member whose connection takes no more is passed
-//! by until the outlet says that it is ready again; its cursor waits, and nobody else does.
+//! socket took in part, the rest is given to the outlet to keep, so the cursor always stands
+//! between frames and no chunk is pinned by a slow member. A member whose connection takes no more
+//! is passed by until the outlet says that it is ready again; its cursor waits, and nobody else
+//! does.
 
 use std::sync::Arc;
 

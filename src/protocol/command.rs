@@ -8,11 +8,12 @@
 //!
 //! A frame is read in three steps: [`storable`] looks at the raw text, serde_json
 //! splits the object into raw members, and each command takes and checks the members it knows.
-//! Unknown members are ignored. A member that is `null` counts as absent, but for `payload`, of which
-//! `null` is a value.
+//! Unknown members are ignored. A member that is `null` counts as absent, but for `payload`, of
+//! which `null` is a value.
 //!
-//! Invariants: `payload`, `metadata` and `reference` of an accepted command are valid, storable JSON;
-//! rooms and names are valid; a [`Refusal`] bears the frame's `ref` whenever that could be read.
+//! Invariants: `payload`, `metadata` and `reference` of an accepted command are valid, storable
+//! JSON; rooms and names are valid; a [`Refusal`] bears the frame's `ref` whenever that could be
+//! read.
 
 use std::borrow::Cow;
 

@@ -2,8 +2,9 @@
 //! ring, or epoll.
 //!
 //! A container's seccomp profile answers EPERM, an old kernel ENOSYS, `kernel.io_uring_disabled`
-//! EPERM, a tight memlock ENOMEM, an older ring EINVAL for the flags. All of them lead one step down,
-//! said once. Not DEFER_TASKRUN: with it completions starve while tasks keep each other runnable.
+//! EPERM, a tight memlock ENOMEM, an older ring EINVAL for the flags. All of them lead one step
+//! down, said once. Not DEFER_TASKRUN: with it completions starve while tasks keep each other
+//! runnable.
 
 use std::future::Future;
 use std::io;

@@ -201,7 +201,7 @@ fn start_shard(
             let mut set = CpuSet::new();
             set.set(core);
             if let Err(error) = sched_setaffinity(None, &set) {
-                tracing::warn!(shard = id, core, %error, "the shard can't be pinned; see --pin-cores");
+                tracing::warn!(shard = id, core, %error, "it can't be pinned; see --pin-cores");
             }
         }
         let ended = ShardRuntime::build(kind, entries).and_then(|mut runtime| {

@@ -1,7 +1,7 @@
 //! Whoever can end the instance from outside: signals, and the drain socket in the data dir.
 //!
-//! TERM, INT and the socket ask for a drain; a second signal ends the process at once. HUP has nothing
-//! to reload yet and must not kill.
+//! TERM, INT and the socket ask for a drain; a second signal ends the process at once. HUP has
+//! nothing to reload yet and must not kill.
 
 use std::io::Write;
 use std::os::unix::net::UnixListener;

@@ -129,7 +129,7 @@ pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> Result<usize, Gone> 
 /// monoio's streams are `AsRawFd` only.
 #[allow(unsafe_code)]
 fn borrow(stream: &TcpStream) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open as long as `stream` is, and the result borrows `stream`. Held by
-    // every test that opens a connection.
+    // SAFETY: the descriptor is open as long as `stream` is, and the result borrows `stream`. Held
+    // by every test that opens a connection.
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }

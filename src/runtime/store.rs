@@ -167,7 +167,7 @@ impl Writer {
         let failed = self.stats.store_fails.swap(fails, Ordering::Relaxed);
         match result {
             Err(CommitError::Unavailable(error)) if !failed => {
-                tracing::error!(%error, "the store takes nothing: publishes are answered unavailable");
+                tracing::error!(%error, "the store takes nothing; publishes get unavailable");
             }
             Ok(()) if failed => tracing::info!("the store takes commits again"),
             _ => {}

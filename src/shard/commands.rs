@@ -209,8 +209,8 @@ impl Shard {
         }
     }
 
-    /// Takes a member out of its room. A join that is still under way is undone when its answer comes
-    /// and finds no membership with its ticket.
+    /// Takes a member out of its room. A join that is still under way is undone when its answer
+    /// comes and finds no membership with its ticket.
     pub(super) fn leave_room(&mut self, user_id: &Name, membership: &Membership) {
         let (Some(place), key) = (membership.place, membership.room) else {
             return;

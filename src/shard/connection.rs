@@ -1,8 +1,8 @@
 //! One connection as its shard sees it: its phase, what is unfinished, what waits to be sent.
 //!
-//! An idle one holds no buffer: `stash`, `outbox` and the decoder's own state exist only while there
-//! is something unfinished. Invariants: `outbox` is there only if it has bytes; `in_flight` counts the
-//! requests that are not answered yet, and `credit_used` their bytes.
+//! An idle one holds no buffer: `stash`, `outbox` and the decoder's own state exist only while
+//! there is something unfinished. Invariants: `outbox` is there only if it has bytes; `in_flight`
+//! counts the requests that are not answered yet, and `credit_used` their bytes.
 
 use crate::hub::{ConnIndex, RoomKey};
 use crate::model::limits::{CONNECTION_CREDIT_BYTES, CONNECTION_CREDITS, OUTBOX_BYTES_MAX};
@@ -40,6 +40,10 @@ pub(super) struct Membership {
     pub(super) username: Option<Box<Name>>,
 }
 
+/// Bytes that were read and not acted on.
+#[derive(Debug, Default)]
+pub(super) struct Stash(pub(super) Vec<u8>);
+
 /// Bytes that wait for the socket.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -69,7 +73,7 @@ pub(super) struct Conn {
     pub(super) username: Option<Box<Name>>,
     pub(super) decoder: Decoder,
     /// The unfinished head, or what was read but has no credit yet.
-    pub(super) stash: Option<Box<Vec<u8>>>,
+    pub(super) stash: Option<Box<Stash>>,
     pub(super) outbox: Option<Box<Outbox>>,
     pub(super) memberships: Vec<Membership>,
     pub(super) in_flight: u32,

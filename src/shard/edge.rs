@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::connection::Phase;
+use super::connection::{Phase, Stash};
 use super::{Effect, Shard};
 use crate::hub::ConnIndex;
 use crate::model::limits::{MEMBERS_LISTED_MAX, OUTBOX_BYTES_MAX};
@@ -53,7 +53,7 @@ impl Shard {
             return;
         };
         if let Some(stash) = &mut conn.stash {
-            stash.extend_from_slice(input);
+            stash.0.extend_from_slice(input);
             return;
         }
         let mut decoder = std::mem::take(&mut conn.decoder);
@@ -121,7 +121,7 @@ impl Shard {
             return;
         };
         if !rest.is_empty() {
-            conn.stash = Some(Box::new(rest.to_vec()));
+            conn.stash = Some(Box::new(Stash(rest.to_vec())));
         }
         conn.paused = true;
         if !conn.resuming {
@@ -151,7 +151,7 @@ impl Shard {
             }
             conn.paused = false;
             if let Some(mut stash) = conn.stash.take() {
-                self.on_frame_bytes(index, &mut stash);
+                self.on_frame_bytes(index, &mut stash.0);
             }
             let heard_ms = self.now.ms;
             if let Some(conn) = self.conn_mut(index)

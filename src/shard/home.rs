@@ -1,15 +1,15 @@
 //! The home of a share of the rooms: their order, who is in them, and which shards must hear.
 //!
 //! A room is opened when it is first asked for: its last offset comes from the store, and what is
-//! asked meanwhile waits, in order. Its log is kept here whether it has members here or not, so that
-//! who comes back finds the recent past on whatever shard it lands; an empty room is dropped after
-//! `--room-linger`.
+//! asked meanwhile waits, in order. Its log is kept here whether it has members here or not, so
+//! that who comes back finds the recent past on whatever shard it lands; an empty room is dropped
+//! after `--room-linger`.
 //!
 //! Not here: sockets, encodings of answers but for lists of users, and what the store does.
 //!
-//! Invariants: `subscribers` has a bit for each other shard that has, or is getting, a member; `users`
-//! counts the connections of each user that have joined; a room with publishes under way is not
-//! dropped.
+//! Invariants: `subscribers` has a bit for each other shard that has, or is getting, a member;
+//! `users` counts the connections of each user that have joined; a room with publishes under way is
+//! not dropped.
 
 use std::collections::VecDeque;
 

@@ -29,14 +29,15 @@ impl Shard {
         let Some(conn) = self.conn_mut(index) else {
             return;
         };
-        let mut bytes = conn.stash.take().unwrap_or_default();
+        let mut stash = conn.stash.take().unwrap_or_default();
+        let bytes = &mut stash.0;
         bytes.extend_from_slice(input);
-        let parsed = contained(|| net::head::parse(&bytes));
+        let parsed = contained(|| net::head::parse(bytes));
         let route = match parsed {
             Some(Ok(Some((head, end)))) => self.route(&head, &bytes[end..]),
             Some(Ok(None)) => {
                 if let Some(conn) = self.conn_mut(index) {
-                    conn.stash = Some(bytes);
+                    conn.stash = Some(stash);
                 }
                 return;
             }

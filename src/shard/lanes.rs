@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! requests, replies ──▶ lane: bounded by credits, never dropped
-//! deliveries ─────────▶ lane: up to LANE_DELIVERY_BYTES_MAX; what is over is not put in: the room is
-//!                       noted as behind for that shard and read on from the home's log later
+//! deliveries ─────────▶ lane: up to LANE_DELIVERY_BYTES_MAX; what is over is not put in: the room
+//! is                       noted as behind for that shard and read on from the home's log later
 //! whispers ───────────▶ lane: dropped where deliveries would be
 //! ```
 //!

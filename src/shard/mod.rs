@@ -1,8 +1,9 @@
 //! One shard: its connections, its rooms, and the home of its share of the rooms.
 //!
-//! A synchronous state machine. [`Shard::handle`] takes what happened; [`Shard::turn_end`] does what
-//! is done once for all that came; [`Shard::sweep`] sends. Whoever drives it (`runtime/`) performs the
-//! [`Effect`]s and carries the mail ([`Shard::carry`]). Nothing here waits, locks or looks at a clock.
+//! A synchronous state machine. [`Shard::handle`] takes what happened; [`Shard::turn_end`] does
+//! what is done once for all that came; [`Shard::sweep`] sends. Whoever drives it (`runtime/`)
+//! performs the [`Effect`]s and carries the mail ([`Shard::carry`]). Nothing here waits, locks or
+//! looks at a clock.
 //!
 //! ```text
 //! bytes ─▶ edge ─▶ commands ─▶ request ─▶ home (here or by mail) ─▶ backplane

@@ -15,7 +15,8 @@ pub struct Gone;
 
 /// The sockets of a shard, as it sees them.
 pub trait Socket {
-    /// Sends without waiting. Returns how many bytes were taken; fewer than all: the socket is full.
+    /// Sends without waiting. Returns how many bytes were taken; fewer than all: the socket is
+    /// full.
     ///
     /// # Errors
     /// The connection is broken.

@@ -1,7 +1,7 @@
 //! Time: deadlines, heartbeats, silent and blocked connections, lingering rooms, drain.
 //!
-//! No connection has a timer: each is looked at once in [`TICKS_A_ROUND`] ticks, about a second, and
-//! at every tick while the shard drains.
+//! No connection has a timer: each is looked at once in [`TICKS_A_ROUND`] ticks, about a second,
+//! and at every tick while the shard drains.
 
 use super::Shard;
 use super::connection::Phase;

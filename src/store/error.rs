@@ -166,7 +166,7 @@ pub enum OpenError {
     },
     /// An SQLite database, but not of ringcast's.
     #[error(
-        "{} is not a database of ringcast's: move it away, or name another directory with --data-dir",
+        "{} is not a database of ringcast's: move it away, or name another --data-dir",
         file.display()
     )]
     Foreign {

@@ -14,7 +14,8 @@ use super::StoreError;
 use crate::model::{Epoch, MessageId, Name, Publication, RoomName, Timestamp};
 
 const SELECT_LAST: &str = "select last_offset from offsets where room_name = ?1";
-pub(super) const SELECT_PAGE: &str = r#"select "offset", id, client_id_given, user_id, username, payload,
+pub(super) const SELECT_PAGE: &str = r#"
+    select "offset", id, client_id_given, user_id, username, payload,
     metadata, created_at from messages
     where room_name = ?1 and epoch = ?2 and "offset" > ?3 and "offset" <= ?4
     order by "offset""#;

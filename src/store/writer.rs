@@ -25,7 +25,8 @@ const ADVANCE: &str =
     "update offsets set last_offset = ?3 where room_name = ?1 and last_offset = ?2";
 const BEGIN_ROOM: &str = "insert into offsets (room_name, last_offset) values (?1, ?2)
     on conflict do nothing";
-pub(super) const SELECT_REMEMBERED: &str = r#"select room_name, id, "offset", created_at from messages
+pub(super) const SELECT_REMEMBERED: &str = r#"
+    select room_name, id, "offset", created_at from messages
     where created_at >= ?1 and client_id_given = 1 and epoch = ?2
     order by created_at desc limit ?3"#;
 pub(super) const DELETE_OLDEST: &str = "delete from messages where rowid in
