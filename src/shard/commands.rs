@@ -146,12 +146,18 @@ impl Shard {
                     membership.username = Some(Box::new(name.clone()));
                 }
             }
-            None => conn.memberships.push(Membership {
-                room: key,
-                place: None,
-                ticket,
-                username: username.clone().map(Box::new),
-            }),
+            None => {
+                if conn.memberships.is_empty() {
+                    // Most join one room: no place is taken for more.
+                    conn.memberships.reserve_exact(1);
+                }
+                conn.memberships.push(Membership {
+                    room: key,
+                    place: None,
+                    ticket,
+                    username: username.clone().map(Box::new),
+                });
+            }
         }
         let username = conn.name_in(Some(key)).cloned();
         let user_id = conn.user_id.clone();
