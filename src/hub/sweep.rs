@@ -15,10 +15,10 @@ use crate::model::RoomName;
 
 /// Where a sweep sends to.
 pub trait Outlet {
-    /// Whether `conn` can take bytes now. Sends first what is to go before the room's frames.
+    /// Whether `conn` can take bytes now.
     fn ready(&mut self, conn: ConnIndex) -> bool;
 
-    /// Sends `bytes`; returns how many were taken. Fewer than all: no more can be taken now.
+    /// Sends `bytes`, behind what is to go before them; returns how many were taken. Fewer than all: no more can be taken now.
     fn send(&mut self, conn: ConnIndex, bytes: &[u8]) -> usize;
 
     /// Keeps the rest of a frame that was sent in part; it goes before all else.

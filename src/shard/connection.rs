@@ -67,6 +67,8 @@ pub(super) struct Conn {
     pub(super) pinged: bool,
     /// Whether the sending direction was ended.
     pub(super) shut: bool,
+    /// Whether the peer has said that it closes, so that nothing more is awaited from it.
+    pub(super) peer_closed: bool,
     pub(super) generation: u32,
     pub(super) client_id: ClientId,
     pub(super) user_id: Name,
@@ -97,6 +99,7 @@ impl Conn {
             resuming: false,
             pinged: false,
             shut: false,
+            peer_closed: false,
             generation,
             client_id,
             user_id: client_id.as_str().into(),

@@ -177,6 +177,9 @@ impl Shard {
             Message::Pong(_) => {}
             Message::Close(close) => {
                 let code = close.map_or(CloseCode::NORMAL, |(code, _)| code);
+                if let Some(conn) = self.conn_mut(index) {
+                    conn.peer_closed = true;
+                }
                 self.close(index, code, "");
             }
             Message::Text(text) if echo => {

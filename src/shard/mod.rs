@@ -65,7 +65,7 @@ pub struct Shard {
     now: Now,
     rng: fastrand::Rng,
     hub: Hub,
-    conns: Vec<Option<Conn>>,
+    conns: Vec<Option<Box<Conn>>>,
     generations: Vec<u32>,
     /// Open connections by user id.
     users: HashTable<ConnIndex>,
@@ -206,11 +206,11 @@ impl Shard {
     }
 
     fn conn(&self, index: ConnIndex) -> Option<&Conn> {
-        self.conns.get(index as usize)?.as_ref()
+        self.conns.get(index as usize)?.as_deref()
     }
 
     fn conn_mut(&mut self, index: ConnIndex) -> Option<&mut Conn> {
-        self.conns.get_mut(index as usize)?.as_mut()
+        self.conns.get_mut(index as usize)?.as_deref_mut()
     }
 
     /// The connection of `id`, if it is still that one.
@@ -239,7 +239,12 @@ impl Shard {
         self.generations[at] = self.generations[at].wrapping_add(1);
         let id = crate::model::ClientId::from_bits(self.rng.u128(..));
         let (now_ms, head_ms) = (self.now.ms, self.options.handshake_ms);
-        self.conns[at] = Some(Conn::new(self.generations[at], id, now_ms, head_ms));
+        self.conns[at] = Some(Box::new(Conn::new(
+            self.generations[at],
+            id,
+            now_ms,
+            head_ms,
+        )));
         self.counters.accepted += 1;
         self.counters.connections += 1;
     }
@@ -343,7 +348,7 @@ impl Shard {
         let (conns, hasher) = (&self.conns, &self.hasher);
         self.users.insert_unique(hash, index, |&other| {
             use std::hash::BuildHasher;
-            let conn = conns.get(other as usize).and_then(Option::as_ref);
+            let conn = conns.get(other as usize).and_then(Option::as_deref);
             hasher.hash_one(conn.map_or("", |conn| conn.user_id.as_str()))
         });
         self.counters.clients += 1;

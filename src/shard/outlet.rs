@@ -9,6 +9,9 @@ use crate::hub::{ConnIndex, Outlet, RoomKey};
 use crate::model::{CloseCode, RoomName};
 use crate::protocol::event;
 
+/// Bytes of room frames that are copied behind an outbox to go in one call with it.
+const MERGED_BYTES_MAX: usize = 16 * 1024;
+
 /// The connection is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone;
@@ -25,7 +28,7 @@ pub trait Socket {
 
 /// What a sweep works on.
 struct Sweep<'a, S> {
-    conns: &'a mut [Option<Conn>],
+    conns: &'a mut [Option<Box<Conn>>],
     flush: &'a mut Vec<ConnIndex>,
     socket: &'a mut S,
     effects: &'a mut Vec<Effect>,
@@ -33,56 +36,19 @@ struct Sweep<'a, S> {
     slow_consumer: SlowConsumer,
     now_ms: u64,
     broken: Vec<ConnIndex>,
+    /// Closed on both sides, and all was sent.
+    done: Vec<ConnIndex>,
     slow: Vec<ConnIndex>,
     pages: Vec<(RoomKey, u64)>,
 }
 
 impl<S: Socket> Sweep<'_, S> {
     fn conn(&mut self, index: ConnIndex) -> Option<&mut Conn> {
-        self.conns.get_mut(index as usize)?.as_mut()
+        self.conns.get_mut(index as usize)?.as_deref_mut()
     }
 
-    /// Sends what waits in the outbox.
-    fn flush(&mut self, index: ConnIndex) {
-        let Some(conn) = self.conn(index) else { return };
-        if conn.blocked {
-            return;
-        }
-        if let Some(mut outbox) = conn.outbox.take() {
-            outbox.sent += self.send(index, &outbox.bytes[outbox.sent..]);
-            if outbox.sent < outbox.bytes.len()
-                && let Some(conn) = self.conn(index)
-            {
-                conn.outbox = Some(outbox);
-                return;
-            }
-        }
-        if let Some(conn) = self.conn(index)
-            && conn.phase == Phase::Closing
-            && !conn.shut
-        {
-            conn.shut = true;
-            self.effects.push(Effect::ShutdownWrite(index));
-        }
-    }
-}
-
-impl<S: Socket> Outlet for Sweep<'_, S> {
-    fn ready(&mut self, index: ConnIndex) -> bool {
-        let Some(conn) = self.conn(index) else {
-            return false;
-        };
-        if conn.blocked || !matches!(conn.phase, Phase::Open | Phase::Leaving) {
-            return false;
-        }
-        if conn.outbox.is_some() {
-            self.flush(index);
-            return self.conn(index).is_some_and(|conn| !conn.blocked);
-        }
-        true
-    }
-
-    fn send(&mut self, index: ConnIndex, bytes: &[u8]) -> usize {
+    /// One call to the socket.
+    fn send_now(&mut self, index: ConnIndex, bytes: &[u8]) -> usize {
         if bytes.is_empty() {
             return 0;
         }
@@ -104,6 +70,60 @@ impl<S: Socket> Outlet for Sweep<'_, S> {
             self.effects.push(Effect::AwaitWritable(index));
         }
         sent
+    }
+
+    /// Sends what waits in the outbox.
+    fn flush(&mut self, index: ConnIndex) {
+        let Some(conn) = self.conn(index) else { return };
+        if conn.blocked {
+            return;
+        }
+        if let Some(mut outbox) = conn.outbox.take() {
+            outbox.sent += self.send_now(index, &outbox.bytes[outbox.sent..]);
+            if outbox.sent < outbox.bytes.len()
+                && let Some(conn) = self.conn(index)
+            {
+                conn.outbox = Some(outbox);
+                return;
+            }
+        }
+        if let Some(conn) = self.conn(index)
+            && conn.phase == Phase::Closing
+            && !conn.shut
+        {
+            conn.shut = true;
+            if conn.peer_closed {
+                self.done.push(index);
+            } else {
+                self.effects.push(Effect::ShutdownWrite(index));
+            }
+        }
+    }
+}
+
+impl<S: Socket> Outlet for Sweep<'_, S> {
+    fn ready(&mut self, index: ConnIndex) -> bool {
+        self.conn(index)
+            .is_some_and(|conn| !conn.blocked && matches!(conn.phase, Phase::Open | Phase::Leaving))
+    }
+
+    /// What waits in the outbox goes first, and in the same call if it is not much to copy.
+    fn send(&mut self, index: ConnIndex, bytes: &[u8]) -> usize {
+        let Some(conn) = self.conn(index) else {
+            return 0;
+        };
+        if conn.outbox.is_some() {
+            if bytes.len() <= MERGED_BYTES_MAX {
+                conn.out().extend_from_slice(bytes);
+                self.flush(index);
+                return bytes.len();
+            }
+            self.flush(index);
+            if self.conn(index).is_none_or(|conn| conn.blocked) {
+                return 0;
+            }
+        }
+        self.send_now(index, bytes)
     }
 
     fn keep(&mut self, index: ConnIndex, rest: &[u8]) {
@@ -145,23 +165,26 @@ impl Shard {
             slow_consumer: self.options.slow_consumer,
             now_ms: self.now.ms,
             broken: Vec::new(),
+            done: Vec::new(),
             slow: Vec::new(),
             pages: Vec::new(),
         };
+        // Rooms first: what they send takes the outboxes along.
+        let more = self.hub.sweep(&mut sweep, sends_max);
         for index in outboxes {
             if let Some(conn) = sweep.conn(index) {
                 conn.queued = false;
                 sweep.flush(index);
             }
         }
-        let more = self.hub.sweep(&mut sweep, sends_max);
         let Sweep {
             broken,
+            done,
             slow,
             pages,
             ..
         } = sweep;
-        for index in broken {
+        for index in broken.into_iter().chain(done) {
             self.abort(index);
         }
         for index in slow {
