@@ -50,6 +50,8 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     }
     bind(&socket, &address)?;
     if shared {
+        // What is accepted inherits it: small frames must not wait for an acknowledgement.
+        sockopt::set_tcp_nodelay(&socket, true)?;
         listen(&socket, BACKLOG)?;
     }
     Ok(TcpListener::from(socket))

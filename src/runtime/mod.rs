@@ -204,7 +204,10 @@ fn start_shard(
                 tracing::warn!(shard = id, core, %error, "it can't be pinned; see --pin-cores");
             }
         }
-        let ended = ShardRuntime::build(kind, entries).and_then(|mut runtime| {
+        // epoll must never wait in accept, and io_uring would not wait at all.
+        let ready = listener.set_nonblocking(kind == Kind::Epoll);
+        let runtime = ready.and_then(|()| ShardRuntime::build(kind, entries));
+        let ended = runtime.and_then(|mut runtime| {
             let core = Rc::new(RefCell::new(Core::new(seed)));
             runtime.block_on(tasks::run(core, listener))
         });

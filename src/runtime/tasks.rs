@@ -92,8 +92,6 @@ async fn accept_all(core: Shared, listener: TcpListener, cancel: monoio::io::Can
                     turn_away(&stream);
                     continue;
                 }
-                // Small frames must not wait for an acknowledgement; without it they are only late.
-                let _ = stream.set_nodelay(true);
                 let stream = Rc::new(stream);
                 let (index, serial) = core.borrow_mut().accept(stream.clone());
                 monoio::spawn(read_all(core.clone(), stream, index, serial));
