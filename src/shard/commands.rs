@@ -112,12 +112,8 @@ impl Shard {
         }
         let key = self.hub.find(room.as_str());
         let known = key.and_then(|key| conn.membership(key));
-        let (again, known_ticket) = match (known, key) {
-            (Some(membership), Some(key)) => {
-                (!self.is_implicit(key, membership), Some(membership.ticket))
-            }
-            _ => (false, None),
-        };
+        let known_ticket = known.map(|membership| membership.ticket);
+        let again = known.is_some_and(|membership| !membership.is_implicit());
         if known_ticket.is_none() && conn.memberships.len() >= rooms_max {
             let message = format!("at most {rooms_max} rooms a connection; leave one first");
             self.error(index, ErrorCode::TooManyRooms, &message, reference);
@@ -171,15 +167,6 @@ impl Shard {
         self.request(home, credit, Request::Join(join));
     }
 
-    pub(super) fn is_implicit(&self, key: RoomKey, membership: &Membership) -> bool {
-        membership.place.is_some_and(|place| {
-            let members = self.hub.room(key).map(|room| room.members());
-            members
-                .and_then(|m| m.get(place as usize))
-                .is_some_and(|member| member.implicit)
-        })
-    }
-
     fn leave(&mut self, index: ConnIndex, room: &str, reference: Option<&str>) {
         let key = self.hub.find(room);
         let Some(conn) = self.conn(index) else { return };
@@ -188,7 +175,7 @@ impl Shard {
                 .memberships
                 .iter()
                 .position(|membership| membership.room == key)?;
-            (!self.is_implicit(key, &conn.memberships[at])).then_some(at)
+            (!conn.memberships[at].is_implicit()).then_some(at)
         });
         let Some(at) = at else {
             self.error(

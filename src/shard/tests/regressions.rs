@@ -208,3 +208,42 @@ fn nothing_follows_a_close_frame() {
     stage.pump();
     assert_eq!(stage.heard(peer), "", "an ack came behind the close frame");
 }
+
+#[test]
+fn a_join_that_was_left_before_it_was_answered_is_not_met_with_silence() {
+    let mut stage = Stage::new(options(2, false));
+    let peer = stage.connect(0, "/ws");
+    let room = room_of(1);
+    stage.say(
+        peer,
+        &format!(r#"{{"type":"join","room":"{room}","ref":1}}"#),
+    );
+    stage.say(
+        peer,
+        &format!(r#"{{"type":"leave","room":"{room}","ref":2}}"#),
+    );
+    stage.pump();
+    let heard = stage.heard(peer);
+    assert!(
+        heard.contains("\"code\":\"not_joined\"") && heard.contains("\"ref\":1"),
+        "{heard}"
+    );
+}
+
+#[test]
+fn two_joins_of_ones_personal_room_are_both_answered() {
+    let mut stage = Stage::new(options(2, false));
+    let (peer, other) = (stage.connect(0, "/ws"), stage.connect(1, "/ws"));
+    let room = format!("@{}", stage.id_of(peer));
+    stage.say(
+        other,
+        &format!(r#"{{"type":"publish","room":"{room}","payload":1}}"#),
+    );
+    stage.pump();
+    for reference in 1..=2 {
+        let join = format!(r#"{{"type":"join","room":"{room}","ref":{reference}}}"#);
+        stage.say(peer, &join);
+    }
+    stage.pump();
+    assert_eq!(stage.heard(peer).matches("\"type\":\"joined\"").count(), 2);
+}
