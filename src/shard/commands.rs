@@ -202,13 +202,17 @@ impl Shard {
         let (Some(place), key) = (membership.place, membership.room) else {
             return;
         };
-        let Some(room) = self.hub.room_mut(key) else {
+        let Some(room) = self.hub.room(key) else {
             return;
         };
         let Some(&member) = room.members().get(place as usize) else {
             return;
         };
         let name = room.name.clone();
+        let conn = self.conn(member.conn).map(|conn| conn.id(member.conn));
+        let Some(room) = self.hub.room_mut(key) else {
+            return;
+        };
         if let Some(moved) = room.remove(place as usize)
             && let Some(conn) = self.conn_mut(moved)
             && let Some(other) = conn.memberships.iter_mut().find(|m| m.room == key)
@@ -218,13 +222,20 @@ impl Shard {
         self.counters.members -= 1;
         if member.implicit {
             self.release_room(key);
-        } else {
-            self.post_leave(key, name, user_id.clone(), member.presence);
+        } else if let Some(conn) = conn {
+            self.post_leave(key, name, user_id.clone(), conn, membership.ticket);
         }
     }
 
     /// Tells the home shard of a room that a member is gone.
-    pub(super) fn post_leave(&mut self, key: RoomKey, room: RoomName, user: Name, presence: bool) {
+    pub(super) fn post_leave(
+        &mut self,
+        key: RoomKey,
+        room: RoomName,
+        user: Name,
+        conn: ConnId,
+        ticket: u32,
+    ) {
         let last = self
             .hub
             .room(key)
@@ -234,7 +245,8 @@ impl Shard {
         let leave = Leave {
             room,
             user_id: user,
-            presence,
+            conn,
+            ticket,
             last,
         };
         self.request(home, 0, Request::Leave(leave));

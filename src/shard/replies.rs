@@ -1,7 +1,7 @@
 //! What the home shards answer, for this shard's connections.
 
 use super::connection::Phase;
-use super::event::{Asker, Joined, Reply};
+use super::event::{Asker, Joined, RefusedJoin, Reply};
 use super::{Shard, ShardId};
 use crate::hub::{Audience, Member};
 use crate::model::{ErrorCode, RoomName};
@@ -37,8 +37,8 @@ impl Shard {
                 why,
             } => {
                 self.return_credit(from, &asker);
-                if let Some((ticket, again)) = join {
-                    self.on_join_refused(&asker, ticket, again, &room);
+                if let Some(join) = join {
+                    self.on_join_refused(&asker, join, &room);
                 }
                 if self.find_conn(asker.conn).is_some() {
                     self.error(asker.conn.index, code, &why, asker.reference.as_deref());
@@ -103,7 +103,7 @@ impl Shard {
         let Some(place) = place else {
             // It left, or is gone, before it had joined, or the join that it repeats was refused.
             if !join.again {
-                self.post_leave(key, join.room, join.user_id, join.presence);
+                self.post_leave(key, join.room, join.user_id, join.asker.conn, join.ticket);
             }
             self.refuse_late(&join.asker);
             return;
@@ -166,7 +166,12 @@ impl Shard {
         }
     }
 
-    fn on_join_refused(&mut self, asker: &Asker, ticket: u32, again: bool, room: &RoomName) {
+    fn on_join_refused(&mut self, asker: &Asker, join: RefusedJoin, room: &RoomName) {
+        let RefusedJoin {
+            ticket,
+            again,
+            counted,
+        } = join;
         let Some(key) = self.hub.find(room.as_str()) else {
             return;
         };
@@ -183,7 +188,10 @@ impl Shard {
         if !again && let Some(room) = self.hub.room_mut(key) {
             room.joins_pending -= 1;
         }
-        self.release_room(key);
+        match counted {
+            Some(user_id) => self.post_leave(key, room.clone(), user_id, asker.conn, ticket),
+            None => self.release_room(key),
+        }
     }
 
     /// A frame that is kept for nobody, from the home shard.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::hub::ConnIndex;
-use crate::model::Timestamp;
+use crate::model::{Epoch, Timestamp};
 use crate::net::OriginPolicy;
 use crate::shard::{
     Effect, Event, Gone, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket, StoreReply,
@@ -246,4 +246,74 @@ fn two_joins_of_ones_personal_room_are_both_answered() {
     }
     stage.pump();
     assert_eq!(stage.heard(peer).matches("\"type\":\"joined\"").count(), 2);
+}
+
+#[test]
+fn who_fills_its_outbox_is_read_on_as_soon_as_it_is_sent() {
+    let mut stage = Stage::new(options(1, false));
+    let peer = stage.connect(0, "/ws");
+    stage.heard(peer);
+    let reference = "x".repeat(250);
+    for _ in 0..400 {
+        stage.say(peer, &format!(r#"{{"type":"ping","ref":"{reference}"}}"#));
+    }
+    while stage.turn(0) {}
+    let pongs = stage.heard(peer).matches("pong").count();
+    assert_eq!(pongs, 400, "the rest waits for a tick");
+}
+
+#[test]
+fn a_resume_that_the_store_fails_leaves_no_room_behind() {
+    let mut stage = Stage::new(options(2, true));
+    let peer = stage.connect(0, "/ws");
+    let (room, epoch) = (room_of(1), Epoch::new(1, 1));
+    let since = format!(r#"{{"epoch":"{}","offset":3}}"#, epoch.as_str());
+    stage.say(
+        peer,
+        &format!(r#"{{"type":"join","room":"{room}","since":{since},"ref":1}}"#),
+    );
+    stage.pump();
+    let name = crate::model::RoomName::parse(&room).unwrap();
+    stage.answer(StoreReply::Opened(name.clone(), Ok((epoch, 9))));
+    let failed = Err("the disk is away".into());
+    stage.answer(StoreReply::Read {
+        room: name,
+        from: 4,
+        publications: failed,
+    });
+    assert!(stage.heard(peer).contains("unavailable"));
+    stage.pass(3_000);
+    assert_eq!(
+        stage.shards[1].0.counters().rooms,
+        0,
+        "it is kept for a shard without members"
+    );
+}
+
+#[test]
+fn presence_can_be_asked_for_by_joining_again() {
+    let mut stage = Stage::new(options(2, false));
+    let (first, second) = (stage.connect(0, "/ws"), stage.connect(0, "/ws"));
+    let room = room_of(1);
+    let join = |more: &str| format!(r#"{{"type":"join","room":"{room}"{more}}}"#);
+    stage.say(first, &join(r#","presence":true"#));
+    stage.say(second, &join(""));
+    stage.say(second, &join(r#","presence":true"#));
+    stage.pump();
+    stage.heard(second);
+    stage.say(first, &format!(r#"{{"type":"leave","room":"{room}"}}"#));
+    stage.pump();
+    assert!(
+        stage.heard(second).contains("\"event\":\"leave\""),
+        "it asked for presence"
+    );
+    // And who does not want them any more takes nobody else's with it.
+    stage.say(first, &join(r#","presence":true"#));
+    stage.say(second, &join(""));
+    stage.say(second, &format!(r#"{{"type":"leave","room":"{room}"}}"#));
+    stage.pump();
+    assert!(
+        stage.heard(first).contains("\"event\":\"leave\""),
+        "it still wants presence"
+    );
 }
