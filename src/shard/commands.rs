@@ -112,12 +112,8 @@ impl Shard {
         }
         let key = self.hub.find(room.as_str());
         let known = key.and_then(|key| conn.membership(key));
-        let (again, known_ticket) = match (known, key) {
-            (Some(membership), Some(key)) => {
-                (!self.is_implicit(key, membership), Some(membership.ticket))
-            }
-            _ => (false, None),
-        };
+        let known_ticket = known.map(|membership| membership.ticket);
+        let again = known.is_some_and(|membership| !membership.is_implicit());
         if known_ticket.is_none() && conn.memberships.len() >= rooms_max {
             let message = format!("at most {rooms_max} rooms a connection; leave one first");
             self.error(index, ErrorCode::TooManyRooms, &message, reference);
@@ -177,15 +173,6 @@ impl Shard {
         self.request(home, credit, Request::Join(join));
     }
 
-    pub(super) fn is_implicit(&self, key: RoomKey, membership: &Membership) -> bool {
-        membership.place.is_some_and(|place| {
-            let members = self.hub.room(key).map(|room| room.members());
-            members
-                .and_then(|m| m.get(place as usize))
-                .is_some_and(|member| member.implicit)
-        })
-    }
-
     fn leave(&mut self, index: ConnIndex, room: &str, reference: Option<&str>) {
         let key = self.hub.find(room);
         let Some(conn) = self.conn(index) else { return };
@@ -194,7 +181,7 @@ impl Shard {
                 .memberships
                 .iter()
                 .position(|membership| membership.room == key)?;
-            (!self.is_implicit(key, &conn.memberships[at])).then_some(at)
+            (!conn.memberships[at].is_implicit()).then_some(at)
         });
         let Some(at) = at else {
             self.error(
@@ -221,13 +208,17 @@ impl Shard {
         let (Some(place), key) = (membership.place, membership.room) else {
             return;
         };
-        let Some(room) = self.hub.room_mut(key) else {
+        let Some(room) = self.hub.room(key) else {
             return;
         };
         let Some(&member) = room.members().get(place as usize) else {
             return;
         };
         let name = room.name.clone();
+        let conn = self.conn(member.conn).map(|conn| conn.id(member.conn));
+        let Some(room) = self.hub.room_mut(key) else {
+            return;
+        };
         if let Some(moved) = room.remove(place as usize)
             && let Some(conn) = self.conn_mut(moved)
             && let Some(other) = conn.memberships.iter_mut().find(|m| m.room == key)
@@ -237,13 +228,20 @@ impl Shard {
         self.counters.members -= 1;
         if member.implicit {
             self.release_room(key);
-        } else {
-            self.post_leave(key, name, user_id.clone(), member.presence);
+        } else if let Some(conn) = conn {
+            self.post_leave(key, name, user_id.clone(), conn, membership.ticket);
         }
     }
 
     /// Tells the home shard of a room that a member is gone.
-    pub(super) fn post_leave(&mut self, key: RoomKey, room: RoomName, user: Name, presence: bool) {
+    pub(super) fn post_leave(
+        &mut self,
+        key: RoomKey,
+        room: RoomName,
+        user: Name,
+        conn: ConnId,
+        ticket: u32,
+    ) {
         let last = self
             .hub
             .room(key)
@@ -253,7 +251,8 @@ impl Shard {
         let leave = Leave {
             room,
             user_id: user,
-            presence,
+            conn,
+            ticket,
             last,
         };
         self.request(home, 0, Request::Leave(leave));

@@ -34,10 +34,17 @@ pub(super) struct Membership {
     pub(super) room: RoomKey,
     /// The member's place in the room, once it has joined.
     pub(super) place: Option<u32>,
-    /// Which join it came from.
+    /// Which join it came, or is to come, from; 0: none, it is in its personal room by itself.
     pub(super) ticket: u32,
     /// The name in this room, if it is another than the connection's.
     pub(super) username: Option<Box<Name>>,
+}
+
+impl Membership {
+    /// Whether it was not asked for.
+    pub(super) fn is_implicit(&self) -> bool {
+        self.ticket == 0
+    }
 }
 
 /// Bytes that were read and not acted on.

@@ -111,7 +111,7 @@ impl Shard {
     }
 
     /// Whether one more frame of the connection may be taken.
-    fn may_take(&self, index: ConnIndex) -> bool {
+    pub(super) fn may_take(&self, index: ConnIndex) -> bool {
         self.has_shard_credit() && self.conn(index).is_some_and(|conn| conn.has_credit())
     }
 

@@ -209,8 +209,10 @@ pub struct Leave {
     pub room: RoomName,
     /// Who leaves.
     pub user_id: Name,
-    /// Whether it wanted presence events.
-    pub presence: bool,
+    /// Which connection of that shard's, and which join of it is undone.
+    pub conn: ConnId,
+    /// See `conn`.
+    pub ticket: u32,
     /// Whether the shard has no use for the room any more.
     pub last: bool,
 }
@@ -248,8 +250,8 @@ pub enum Reply {
     Refused {
         /// Whose.
         asker: Asker,
-        /// If a join is refused: its ticket, and whether the connection was a member already.
-        join: Option<(u32, bool)>,
+        /// If it is a join that is refused.
+        join: Option<RefusedJoin>,
         /// The room.
         room: RoomName,
         /// Why, as a code.
@@ -273,6 +275,17 @@ pub enum Reply {
         /// The page; it begins at that offset.
         page: Result<Arc<Chunk>, u64>,
     },
+}
+
+/// See [`Reply::Refused`].
+#[derive(Debug)]
+pub struct RefusedJoin {
+    /// Its ticket.
+    pub ticket: u32,
+    /// Whether the connection was a member already.
+    pub again: bool,
+    /// The user, if the home shard has counted the member: it is to be told that it leaves.
+    pub counted: Option<Name>,
 }
 
 /// See [`Reply::Joined`].

@@ -14,10 +14,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::event::{
-    Asker, Join, Leave, Mail, PublishRequest, Reply, Request, ShardId, StoreReply, StoreRequest,
+    Asker, ConnId, Join, Leave, Mail, PublishRequest, RefusedJoin, Reply, Request, ShardId,
+    StoreReply, StoreRequest,
 };
 use super::pages::Waiter;
 use super::{Effect, Shard};
@@ -52,8 +53,8 @@ pub(super) struct HomeRoom {
     /// Other shards that must hear, a bit each.
     pub(super) subscribers: u64,
     users: HashMap<Name, User>,
-    /// Members who want presence events.
-    watchers: u32,
+    /// Joins, and joins again, of members who want presence events.
+    watchers: HashSet<(ShardId, ConnId, u32)>,
     /// Publishes that have no outcome yet.
     pub(super) publishing: u32,
     /// When it was last used.
@@ -164,7 +165,7 @@ impl Shard {
             opening: Some(Vec::new()),
             subscribers: 0,
             users: HashMap::new(),
-            watchers: 0,
+            watchers: HashSet::new(),
             publishing: 0,
             touched_ms: self.now.ms,
             lingering: true,
@@ -221,19 +222,7 @@ impl Shard {
     ) {
         let why = why.to_owned();
         let reply = match request {
-            Request::Join(Join {
-                asker,
-                ticket,
-                room,
-                again,
-                ..
-            }) => Reply::Refused {
-                asker,
-                join: Some((ticket, again)),
-                room,
-                code,
-                why,
-            },
+            Request::Join(join) => return self.refuse_join(to, join, None, code, why),
             Request::Publish(request) => {
                 let PublishRequest { asker, publish, .. } = *request;
                 Reply::Refused {
@@ -262,9 +251,48 @@ impl Shard {
         self.reply(to, reply);
     }
 
+    /// Refuses a join; `counted`: its user, if it is counted as a member already.
+    pub(super) fn refuse_join(
+        &mut self,
+        to: ShardId,
+        join: Join,
+        counted: Option<Name>,
+        code: ErrorCode,
+        why: String,
+    ) {
+        let Join {
+            asker,
+            ticket,
+            room,
+            again,
+            ..
+        } = join;
+        let join = Some(RefusedJoin {
+            ticket,
+            again,
+            counted,
+        });
+        let reply = Reply::Refused {
+            asker,
+            join,
+            room,
+            code,
+            why,
+        };
+        self.reply(to, reply);
+    }
+
     fn serve_join(&mut self, from: ShardId, key: RoomKey, join: Join) {
         if !join.again {
             self.add_member(from, key, &join);
+        }
+        if let Some(room) = self.home.rooms.get_mut(&key) {
+            let watcher = (from, join.asker.conn, join.ticket);
+            if join.presence {
+                room.watchers.insert(watcher);
+            } else {
+                room.watchers.remove(&watcher);
+            }
         }
         self.answer_join(from, key, join);
     }
@@ -287,15 +315,12 @@ impl Shard {
         user.username = join.username.clone().map(Box::new).or(user.username.take());
         let is_new = user.connections == 1;
         let count = room.users.len() as u64;
-        if is_new && room.watchers > 0 {
+        if is_new && !room.watchers.is_empty() {
             let username = join.username.as_ref().map(Name::as_str);
             let (name, change) = (join.room.as_str(), event::Change::Join);
             let mut frame = Vec::new();
             event::presence(&mut frame, name, change, &join.user_id, username, count);
             self.tell_presence(key, frame.into());
-        }
-        if let Some(room) = self.home.rooms.get_mut(&key) {
-            room.watchers += u32::from(join.presence);
         }
     }
 
@@ -307,7 +332,7 @@ impl Shard {
         if leave.last {
             room.subscribers &= !(1 << from);
         }
-        room.watchers = room.watchers.saturating_sub(u32::from(leave.presence));
+        room.watchers.remove(&(from, leave.conn, leave.ticket));
         let mut gone = None;
         if let Some(user) = room.users.get_mut(leave.user_id.as_str()) {
             user.connections -= 1;
@@ -316,7 +341,7 @@ impl Shard {
             }
         }
         let count = room.users.len() as u64;
-        let watched = room.watchers > 0;
+        let watched = !room.watchers.is_empty();
         if room.users.is_empty() && !room.lingering {
             room.lingering = true;
             self.home

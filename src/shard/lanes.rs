@@ -28,6 +28,7 @@ struct Lane {
 #[derive(Debug)]
 pub(super) struct Lanes {
     lanes: Vec<Lane>,
+    delivery_bytes_max: usize,
 }
 
 impl Lanes {
@@ -35,7 +36,14 @@ impl Lanes {
     pub(super) fn new(shards: u16) -> Self {
         Self {
             lanes: (0..shards).map(|_| Lane::default()).collect(),
+            delivery_bytes_max: LANE_DELIVERY_BYTES_MAX,
         }
+    }
+
+    /// Lets rooms fall behind sooner.
+    #[cfg(test)]
+    pub(super) fn set_bytes_max(&mut self, delivery_bytes_max: usize) {
+        self.delivery_bytes_max = delivery_bytes_max;
     }
 
     /// Puts in what must arrive; whoever sends it holds a credit for it.
@@ -46,7 +54,7 @@ impl Lanes {
     /// Puts in what may be dropped.
     pub(super) fn post_whisper(&mut self, to: ShardId, bytes: usize, mail: Mail) {
         let lane = &mut self.lanes[usize::from(to)];
-        if lane.delivery_bytes + bytes <= LANE_DELIVERY_BYTES_MAX {
+        if lane.delivery_bytes + bytes <= self.delivery_bytes_max {
             lane.delivery_bytes += bytes;
             lane.mail.push(mail);
         }
@@ -58,7 +66,7 @@ impl Lanes {
         if lane.behind.contains_key(&key) {
             return;
         }
-        if lane.delivery_bytes + delivery.frame.len() > LANE_DELIVERY_BYTES_MAX {
+        if lane.delivery_bytes + delivery.frame.len() > self.delivery_bytes_max {
             lane.behind.insert(key, delivery.offset);
             return;
         }
@@ -97,6 +105,6 @@ impl Lanes {
 
     /// Whether a delivery of `bytes` has room.
     pub(super) fn has_room(&self, to: ShardId, bytes: usize) -> bool {
-        self.lanes[usize::from(to)].delivery_bytes + bytes <= LANE_DELIVERY_BYTES_MAX
+        self.lanes[usize::from(to)].delivery_bytes + bytes <= self.delivery_bytes_max
     }
 }

@@ -28,6 +28,8 @@ mod options;
 mod outlet;
 mod pages;
 mod replies;
+#[cfg(test)]
+mod tests;
 mod tick;
 
 use std::sync::Arc;
@@ -219,14 +221,15 @@ impl Shard {
             .filter(|conn| conn.generation == id.generation)
     }
 
-    /// Where bytes for one connection are written to; they are flushed before the turn ends.
+    /// Where bytes for one connection are written to; they are flushed before the turn ends. Behind
+    /// a close frame, or an HTTP answer, nothing goes.
     fn out(&mut self, index: ConnIndex) -> Option<&mut Vec<u8>> {
         let conn = self.conns.get_mut(index as usize)?.as_mut()?;
         if !conn.queued {
             conn.queued = true;
             self.flush.push(index);
         }
-        Some(conn.out())
+        (conn.phase != Phase::Closing).then(|| conn.out())
     }
 
     fn on_accepted(&mut self, index: ConnIndex) {

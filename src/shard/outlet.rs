@@ -199,6 +199,7 @@ impl Shard {
             let home = self.home_of(&room);
             self.request(home, 0, Request::Page { room, from: offset });
         }
-        more || !self.flush.is_empty()
+        // Whose outbox was in its way is read on at once, not at the next tick.
+        more || !self.flush.is_empty() || self.stalled.iter().any(|&index| self.may_take(index))
     }
 }

@@ -155,9 +155,10 @@ impl Shard {
         for waiter in waiters {
             match (waiter, &page, &why) {
                 (Waiter::Join(to, join), _, Some(why)) => {
-                    self.undo_join(to, key, &join);
-                    let request = Request::Join(join);
-                    self.refuse_request(to, request, ErrorCode::Unavailable, why);
+                    // It was counted: its shard says whether it still needs the room.
+                    let counted = (!join.again).then(|| join.user_id.clone());
+                    let (code, why) = (ErrorCode::Unavailable, why.clone());
+                    self.refuse_join(to, join, counted, code, why);
                 }
                 (Waiter::Join(to, join), Some(page), None) => {
                     self.send_joined(to, key, join, Some(true), Some(page.clone()));
@@ -173,21 +174,6 @@ impl Shard {
                     self.send_lost(to, key, room.clone(), from, first);
                 }
             }
-        }
-    }
-
-    /// A join that was counted is refused after all.
-    fn undo_join(&mut self, from: ShardId, key: RoomKey, join: &Join) {
-        if !join.again {
-            let (room, user_id) = (join.room.clone(), join.user_id.clone());
-            // Whether the shard still needs the room it says itself when it leaves the next time.
-            let leave = super::event::Leave {
-                room,
-                user_id,
-                presence: join.presence,
-                last: false,
-            };
-            self.leave_home(from, key, &leave);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What the home shards answer, for this shard's connections.
 
-use super::event::{Asker, Joined, Reply};
+use super::connection::Phase;
+use super::event::{Asker, Joined, RefusedJoin, Reply};
 use super::{Shard, ShardId};
 use crate::hub::{Audience, Member};
-use crate::model::RoomName;
+use crate::model::{ErrorCode, RoomName};
 use crate::protocol::event;
 
 impl Shard {
@@ -36,8 +37,8 @@ impl Shard {
                 why,
             } => {
                 self.return_credit(from, &asker);
-                if let Some((ticket, again)) = join {
-                    self.on_join_refused(&asker, ticket, again, &room);
+                if let Some(join) = join {
+                    self.on_join_refused(&asker, join, &room);
                 }
                 if self.find_conn(asker.conn).is_some() {
                     self.error(asker.conn.index, code, &why, asker.reference.as_deref());
@@ -82,6 +83,8 @@ impl Shard {
             page,
         } = joined;
         let Some(key) = self.hub.find(join.room.as_str()) else {
+            // It had joined before, and left with this one under way.
+            self.refuse_late(&join.asker);
             return;
         };
         if !join.again
@@ -98,10 +101,11 @@ impl Shard {
             found.map(|membership| membership.place)
         });
         let Some(place) = place else {
-            // It left, or is gone, before it had joined.
+            // It left, or is gone, before it had joined, or the join that it repeats was refused.
             if !join.again {
-                self.post_leave(key, join.room, join.user_id, join.presence);
+                self.post_leave(key, join.room, join.user_id, join.asker.conn, join.ticket);
             }
+            self.refuse_late(&join.asker);
             return;
         };
         self.hub.begin_log(key, epoch, newest + 1);
@@ -152,18 +156,42 @@ impl Shard {
         }
     }
 
-    fn on_join_refused(&mut self, asker: &Asker, ticket: u32, again: bool, room: &RoomName) {
+    /// A join is answered for whom there is no membership any more.
+    fn refuse_late(&mut self, asker: &Asker) {
+        let conn = self.find_conn(asker.conn);
+        if conn.is_some_and(|conn| conn.phase != Phase::Closing) {
+            let message = "the room was left, or a join before refused, before this one";
+            let reference = asker.reference.as_deref();
+            self.error(asker.conn.index, ErrorCode::NotJoined, message, reference);
+        }
+    }
+
+    fn on_join_refused(&mut self, asker: &Asker, join: RefusedJoin, room: &RoomName) {
+        let RefusedJoin {
+            ticket,
+            again,
+            counted,
+        } = join;
         let Some(key) = self.hub.find(room.as_str()) else {
             return;
         };
         if let Some(conn) = self.find_conn(asker.conn) {
             conn.memberships
                 .retain(|m| m.ticket != ticket || m.room != key || m.place.is_some());
+            if !again
+                && let Some(implicit) = conn.memberships.iter_mut().find(|m| m.room == key)
+                && implicit.ticket == ticket
+            {
+                implicit.ticket = 0;
+            }
         }
         if !again && let Some(room) = self.hub.room_mut(key) {
             room.joins_pending -= 1;
         }
-        self.release_room(key);
+        match counted {
+            Some(user_id) => self.post_leave(key, room.clone(), user_id, asker.conn, ticket),
+            None => self.release_room(key),
+        }
     }
 
     /// A frame that is kept for nobody, from the home shard.

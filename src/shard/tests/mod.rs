@@ -1,0 +1,4 @@
+//! Shards without threads: what broke once.
+
+mod frames;
+mod regressions;

@@ -1,0 +1,319 @@
+//! What broke once, each by its shortest way, on a stage without delays unless a test makes one.
+
+use std::sync::Arc;
+
+use crate::hub::ConnIndex;
+use crate::model::{Epoch, Timestamp};
+use crate::net::OriginPolicy;
+use crate::shard::{
+    Effect, Event, Gone, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket, StoreReply,
+    StoreRequest,
+};
+
+/// Sockets that take everything, or nothing.
+#[derive(Default)]
+struct Sinks {
+    received: Vec<Vec<u8>>,
+    blocked: Vec<ConnIndex>,
+}
+
+impl Socket for Sinks {
+    fn send(&mut self, index: ConnIndex, bytes: &[u8]) -> Result<usize, Gone> {
+        let taken = if self.blocked.contains(&index) {
+            bytes.len().min(1)
+        } else {
+            bytes.len()
+        };
+        self.received[index as usize].extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+}
+
+/// Shards, and mail that is carried when a test says so.
+struct Stage {
+    shards: Vec<(Shard, Sinks)>,
+    asked: Vec<(ShardId, StoreRequest)>,
+    effects: Vec<Effect>,
+    now: Now,
+}
+
+/// A connection: its shard and number.
+type Peer = (usize, ConnIndex);
+
+fn options(shards: u16, stored: bool) -> Options {
+    Options {
+        instance_id: "stage".into(),
+        shards,
+        stored,
+        message_bytes_max: 64 * 1024,
+        echo_message_bytes_max: 1 << 20,
+        fragments_max: 0,
+        rooms_max: 100,
+        rooms_per_connection_max: 100,
+        log_bytes_max: 1 << 20,
+        linger_ms: 1_000,
+        slow_consumer: SlowConsumer::Gap,
+        handshake_ms: 5_000,
+        heartbeat_ms: 25_000,
+        idle_ms: 60_000,
+        dedupe_ms: 60_000,
+        origins: OriginPolicy::SameHost,
+    }
+}
+
+impl Stage {
+    fn new(options: Options) -> Self {
+        let options = Arc::new(options);
+        let shard = |id| {
+            (
+                Shard::new(id, options.clone(), 1 + u64::from(id)),
+                Sinks::default(),
+            )
+        };
+        let now = Now {
+            ms: 1,
+            wall: Timestamp(1_700_000_000_000),
+        };
+        let shards = (0..options.shards).map(shard).collect();
+        Self {
+            shards,
+            asked: Vec::new(),
+            effects: Vec::new(),
+            now,
+        }
+    }
+
+    fn event(&mut self, at: usize, event: Event<'_>) {
+        self.shards[at].0.handle(self.now, event, &mut self.effects);
+        self.note(at);
+    }
+
+    fn note(&mut self, at: usize) {
+        for effect in self.effects.drain(..) {
+            if let Effect::Store(request) = effect {
+                self.asked.push((at as ShardId, request));
+            }
+        }
+    }
+
+    fn connect(&mut self, at: usize, path: &str) -> Peer {
+        let index = self.shards[at].1.received.len() as ConnIndex;
+        self.shards[at].1.received.push(Vec::new());
+        self.event(at, Event::Accepted(index));
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        );
+        self.event(at, Event::Bytes(index, &mut head.into_bytes()));
+        self.pump();
+        (at, index)
+    }
+
+    /// Sends a frame, without a turn.
+    fn say(&mut self, (at, index): Peer, frame: &str) {
+        let mut bytes = Vec::new();
+        super::frames::push(
+            &mut bytes,
+            &mut fastrand::Rng::with_seed(1),
+            1,
+            frame.as_bytes(),
+        );
+        self.event(at, Event::Bytes(index, &mut bytes));
+    }
+
+    fn turn(&mut self, at: usize) -> bool {
+        let (shard, sinks) = &mut self.shards[at];
+        shard.turn_end(self.now, &mut self.effects);
+        let more = shard.sweep(self.now, sinks, &mut self.effects);
+        shard.invariants();
+        self.note(at);
+        more
+    }
+
+    /// Takes the mail from one shard to another.
+    fn carry(&mut self, from: usize, to: usize) -> Vec<Mail> {
+        self.shards[from].0.carry(to as ShardId)
+    }
+
+    fn give(&mut self, from: usize, to: usize, mail: Vec<Mail>) {
+        for mail in mail {
+            self.event(to, Event::Mail(from as ShardId, mail));
+        }
+    }
+
+    /// Turns and mail until nothing moves; what the store is asked waits.
+    fn pump(&mut self) {
+        for _ in 0..100 {
+            for at in 0..self.shards.len() {
+                while self.turn(at) {}
+                for to in (0..self.shards.len()).filter(|&to| to != at) {
+                    let mail = self.carry(at, to);
+                    self.give(at, to, mail);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, reply: StoreReply) {
+        let (shard, _) = self.asked.remove(0);
+        self.event(usize::from(shard), Event::Store(reply));
+        self.pump();
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.now.ms += 100;
+            (0..self.shards.len()).for_each(|at| self.event(at, Event::Tick));
+            self.pump();
+        }
+    }
+
+    /// What a connection was sent since the last call, as text.
+    fn heard(&mut self, (at, index): Peer) -> String {
+        let received = std::mem::take(&mut self.shards[at].1.received[index as usize]);
+        String::from_utf8_lossy(&received).into_owned()
+    }
+
+    fn id_of(&mut self, peer: Peer) -> String {
+        let heard = self.heard(peer);
+        let (_, rest) = heard.split_once("\"client_id\":\"").expect("a welcome");
+        rest[..16].to_owned()
+    }
+}
+
+/// A room whose home is that of two shards.
+fn room_of(home: usize) -> String {
+    let name = |n| format!("r{n}");
+    let is_there = |name: &String| crate::model::RoomName::parse(name).unwrap().home(2) == home;
+    (0..).map(name).find(is_there).expect("some are")
+}
+
+#[test]
+fn nothing_follows_a_close_frame() {
+    let mut stage = Stage::new(options(2, false));
+    let peer = stage.connect(0, "/ws");
+    stage.say(
+        peer,
+        &format!(
+            r#"{{"type":"publish","room":"{}","payload":1,"ref":7}}"#,
+            room_of(1)
+        ),
+    );
+    let mut close = Vec::new();
+    super::frames::push(&mut close, &mut fastrand::Rng::with_seed(1), 8, &[3, 232]);
+    stage.event(0, Event::Bytes(peer.1, &mut close));
+    stage.turn(0);
+    let heard = stage.heard(peer);
+    assert!(heard.ends_with("\u{3}\u{fffd}"), "{heard:?}");
+    stage.pump();
+    assert_eq!(stage.heard(peer), "", "an ack came behind the close frame");
+}
+
+#[test]
+fn a_join_that_was_left_before_it_was_answered_is_not_met_with_silence() {
+    let mut stage = Stage::new(options(2, false));
+    let peer = stage.connect(0, "/ws");
+    let room = room_of(1);
+    stage.say(
+        peer,
+        &format!(r#"{{"type":"join","room":"{room}","ref":1}}"#),
+    );
+    stage.say(
+        peer,
+        &format!(r#"{{"type":"leave","room":"{room}","ref":2}}"#),
+    );
+    stage.pump();
+    let heard = stage.heard(peer);
+    assert!(
+        heard.contains("\"code\":\"not_joined\"") && heard.contains("\"ref\":1"),
+        "{heard}"
+    );
+}
+
+#[test]
+fn two_joins_of_ones_personal_room_are_both_answered() {
+    let mut stage = Stage::new(options(2, false));
+    let (peer, other) = (stage.connect(0, "/ws"), stage.connect(1, "/ws"));
+    let room = format!("@{}", stage.id_of(peer));
+    stage.say(
+        other,
+        &format!(r#"{{"type":"publish","room":"{room}","payload":1}}"#),
+    );
+    stage.pump();
+    for reference in 1..=2 {
+        let join = format!(r#"{{"type":"join","room":"{room}","ref":{reference}}}"#);
+        stage.say(peer, &join);
+    }
+    stage.pump();
+    assert_eq!(stage.heard(peer).matches("\"type\":\"joined\"").count(), 2);
+}
+
+#[test]
+fn who_fills_its_outbox_is_read_on_as_soon_as_it_is_sent() {
+    let mut stage = Stage::new(options(1, false));
+    let peer = stage.connect(0, "/ws");
+    stage.heard(peer);
+    let reference = "x".repeat(250);
+    for _ in 0..400 {
+        stage.say(peer, &format!(r#"{{"type":"ping","ref":"{reference}"}}"#));
+    }
+    while stage.turn(0) {}
+    let pongs = stage.heard(peer).matches("pong").count();
+    assert_eq!(pongs, 400, "the rest waits for a tick");
+}
+
+#[test]
+fn a_resume_that_the_store_fails_leaves_no_room_behind() {
+    let mut stage = Stage::new(options(2, true));
+    let peer = stage.connect(0, "/ws");
+    let (room, epoch) = (room_of(1), Epoch::new(1, 1));
+    let since = format!(r#"{{"epoch":"{}","offset":3}}"#, epoch.as_str());
+    stage.say(
+        peer,
+        &format!(r#"{{"type":"join","room":"{room}","since":{since},"ref":1}}"#),
+    );
+    stage.pump();
+    let name = crate::model::RoomName::parse(&room).unwrap();
+    stage.answer(StoreReply::Opened(name.clone(), Ok((epoch, 9))));
+    let failed = Err("the disk is away".into());
+    stage.answer(StoreReply::Read {
+        room: name,
+        from: 4,
+        publications: failed,
+    });
+    assert!(stage.heard(peer).contains("unavailable"));
+    stage.pass(3_000);
+    assert_eq!(
+        stage.shards[1].0.counters().rooms,
+        0,
+        "it is kept for a shard without members"
+    );
+}
+
+#[test]
+fn presence_can_be_asked_for_by_joining_again() {
+    let mut stage = Stage::new(options(2, false));
+    let (first, second) = (stage.connect(0, "/ws"), stage.connect(0, "/ws"));
+    let room = room_of(1);
+    let join = |more: &str| format!(r#"{{"type":"join","room":"{room}"{more}}}"#);
+    stage.say(first, &join(r#","presence":true"#));
+    stage.say(second, &join(""));
+    stage.say(second, &join(r#","presence":true"#));
+    stage.pump();
+    stage.heard(second);
+    stage.say(first, &format!(r#"{{"type":"leave","room":"{room}"}}"#));
+    stage.pump();
+    assert!(
+        stage.heard(second).contains("\"event\":\"leave\""),
+        "it asked for presence"
+    );
+    // And who does not want them any more takes nobody else's with it.
+    stage.say(first, &join(r#","presence":true"#));
+    stage.say(second, &join(""));
+    stage.say(second, &format!(r#"{{"type":"leave","room":"{room}"}}"#));
+    stage.pump();
+    assert!(
+        stage.heard(first).contains("\"event\":\"leave\""),
+        "it still wants presence"
+    );
+}
