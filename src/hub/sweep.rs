@@ -18,7 +18,8 @@ pub trait Outlet {
     /// Whether `conn` can take bytes now.
     fn ready(&mut self, conn: ConnIndex) -> bool;
 
-    /// Sends `bytes`, behind what is to go before them; returns how many were taken. Fewer than all: no more can be taken now.
+    /// Sends `bytes`, behind what is to go before them; returns how many were taken. Fewer than
+    /// all: no more can be taken now.
     fn send(&mut self, conn: ConnIndex, bytes: &[u8]) -> usize;
 
     /// Keeps the rest of a frame that was sent in part; it goes before all else.
@@ -54,11 +55,12 @@ impl Room {
         counters: &mut HubCounters,
     ) -> bool {
         loop {
+            let next = self.log().map_or(0, super::RoomLog::next);
             if self.at == 0 {
                 self.again = false;
                 self.lane_carried = self.lane.len();
+                self.swept_to = next;
             }
-            let next = self.log().map_or(0, super::RoomLog::next);
             while self.at < self.members().len() {
                 if *left == 0 {
                     return false;
@@ -71,6 +73,10 @@ impl Room {
                 }
             }
             self.at = 0;
+            let swept_to = self.swept_to;
+            if let Some(log) = self.log_mut() {
+                log.swept_to(swept_to);
+            }
             self.lane.drop_first(self.lane_carried);
             self.lane_carried = 0;
             if !self.again && self.lane.is_empty() {
