@@ -98,6 +98,12 @@ impl Room {
         &self.members
     }
 
+    /// The log, and the members to send from it to.
+    pub(super) fn parts(&mut self) -> (Option<&RoomLog>, &mut [Member]) {
+        let log = self.log.as_ref().map(|(_, log)| log);
+        (log, &mut self.members)
+    }
+
     /// Whether nothing needs it any more.
     pub fn is_unused(&self) -> bool {
         self.members.is_empty() && self.joins_pending == 0 && !self.is_home
