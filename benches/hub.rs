@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringcast::hub::{ConnIndex, Hub, Member, Outlet, RoomKey, RoomLog};
+use ringcast::hub::{Audience, ConnIndex, Hub, Member, Outlet, RoomKey, RoomLog};
 use ringcast::model::limits::SWEEP_SENDS_MAX;
 use ringcast::model::{Epoch, RoomName};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -104,6 +104,15 @@ impl Fan {
             self.hub
                 .publish(self.key, self.epoch, self.next, black_box(&self.frame));
             self.next += 1;
+        }
+        while self.hub.sweep(outlet, SWEEP_SENDS_MAX) {}
+    }
+
+    /// The same with signals, which are kept for nobody.
+    fn signal(&mut self, frames: usize, outlet: &mut impl Outlet) {
+        for _ in 0..frames {
+            self.hub
+                .whisper(self.key, Audience::AllBut(None), black_box(&self.frame));
         }
         while self.hub.sweep(outlet, SWEEP_SENDS_MAX) {}
     }
@@ -343,6 +352,12 @@ fn sockets(c: &mut Criterion) {
         };
         group.bench_function("room log", |b| b.iter_custom(|n| pair(n).0));
         group.bench_function("bare loop", |b| b.iter_custom(|n| pair(n).1));
+        group.bench_function("signals", |b| {
+            b.iter_custom(|n| {
+                let mut signals = || fan.signal(frames, &mut sockets);
+                (0..n).map(|_| cpu_time(&mut signals)).sum()
+            });
+        });
         group.finish();
         pairs.sort_by(f64::total_cmp);
         let at = |part: usize| {

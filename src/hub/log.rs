@@ -5,8 +5,8 @@
 //! from the front, oldest of all rooms first.
 //!
 //! What was appended since a sweep is sent to nearly every member, so it is kept together in one
-//! chunk where it can be: at a chunk's end it moves to the next one. A copy of a turn's frames costs
-//! less than one more send, and it would be one more for each member.
+//! chunk where it can be: at a chunk's end it moves to the next one. A copy of a turn's frames
+//! costs less than one more send, and it would be one more for each member.
 //!
 //! Not a history: what is dropped is read from the store. Only frames with offsets are in it.
 //!

@@ -152,11 +152,12 @@ impl Room {
         };
         if end == Step::CaughtUp && self.lane_carried > 0 {
             let member = self.members()[place];
-            for frame in self.lane.frames_for(&member, self.lane_carried) {
-                let sent = outlet.send(member.conn, frame);
-                if sent < frame.len() {
-                    if sent > 0 {
-                        outlet.keep(member.conn, &frame[sent..]);
+            for (at, bytes) in self.lane.pieces_for(&member, self.lane_carried) {
+                let sent = outlet.send(member.conn, bytes);
+                if sent < bytes.len() {
+                    let rest = self.lane.rest(at + sent);
+                    if sent > 0 && !rest.is_empty() {
+                        outlet.keep(member.conn, rest);
                     }
                     return;
                 }
