@@ -7,7 +7,7 @@
 //!
 //! What a room log is made of, and what one page of a resume is. It knows nothing of what a frame
 //! is. Invariants: `ends` never falls; the last of it is `bytes.len()`; a chunk that is appended to
-//! never grows beyond the capacity it was made with, so a frame is copied once and never moved.
+//! never grows beyond the capacity it was made with, so appending moves no frame.
 
 /// Frames `first .. after`, one behind the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +63,18 @@ impl Chunk {
         self.bytes.extend_from_slice(frame);
         self.ends
             .push(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Moves the frames from `offset` on to an empty chunk with room for `capacity` bytes; `offset`
+    /// must be covered.
+    pub fn split_off(&mut self, offset: u64, capacity: usize) -> Self {
+        let start = self.start(offset);
+        let mut tail = Self::with_capacity(offset, capacity);
+        tail.bytes.extend_from_slice(&self.bytes[start..]);
+        let ends = self.ends.drain((offset - self.first) as usize..);
+        tail.ends.extend(ends.map(|end| end - start as u32));
+        self.bytes.truncate(start);
+        tail
     }
 
     /// Whether the frame at `offset` is in it.
@@ -140,5 +152,11 @@ mod tests {
         assert_eq!(chunk.from(6), b"bcccc");
         assert_eq!(chunk.frame(5), b"aaa");
         assert_eq!(chunk.frame(7), b"cccc");
+        let tail = chunk.split_off(6, 16);
+        assert_eq!(
+            (tail.first(), tail.after(), tail.from(6)),
+            (6, 8, &b"bcccc"[..])
+        );
+        assert_eq!((chunk.after(), chunk.from(5)), (6, &b"aaa"[..]));
     }
 }

@@ -68,19 +68,27 @@ impl Lane {
         }
     }
 
-    /// The frames for `member` among the first `items`, each.
-    pub(super) fn frames_for<'a>(
+    /// What `member` is to get of the first `items` frames: pieces of one or more frames that lie
+    /// one behind the other, each with the place where it begins.
+    pub(super) fn pieces_for<'a>(
         &'a self,
         member: &'a Member,
         items: usize,
-    ) -> impl Iterator<Item = &'a [u8]> + 'a {
-        let mut start = 0;
-        self.items[..items.min(self.items.len())]
-            .iter()
-            .filter_map(move |&(audience, end)| {
-                let frame = &self.bytes[start as usize..end as usize];
-                start = end;
-                audience.has(member).then_some(frame)
+    ) -> impl Iterator<Item = (usize, &'a [u8])> + 'a {
+        let items = &self.items[..items.min(self.items.len())];
+        items
+            .chunk_by(move |a, b| a.0.has(member) == b.0.has(member))
+            .scan(0, |start, frames| {
+                let from = std::mem::replace(start, frames[frames.len() - 1].1 as usize);
+                Some((frames[0].0, from, *start))
             })
+            .filter(|(audience, ..)| audience.has(member))
+            .map(|(_, from, to)| (from, &self.bytes[from..to]))
+    }
+
+    /// The rest of the frame that ends or is cut at the place `at`.
+    pub(super) fn rest(&self, at: usize) -> &[u8] {
+        let index = self.items.partition_point(|item| (item.1 as usize) < at);
+        &self.bytes[at..self.items.get(index).map_or(at, |item| item.1 as usize)]
     }
 }

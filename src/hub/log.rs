@@ -4,6 +4,10 @@
 //! each member one slice of it. It is bounded from outside: [`crate::hub::Hub`] drops whole chunks
 //! from the front, oldest of all rooms first.
 //!
+//! What was appended since a sweep is sent to nearly every member, so it is kept together in one
+//! chunk where it can be: at a chunk's end it moves to the next one. A copy of a turn's frames
+//! costs less than one more send, and it would be one more for each member.
+//!
 //! Not a history: what is dropped is read from the store. Only frames with offsets are in it.
 //!
 //! Invariants ([`RoomLog::invariants`]): `first ≤ next`; the chunks cover `first .. next` without
@@ -20,6 +24,8 @@ pub struct RoomLog {
     chunks: VecDeque<Chunk>,
     next: u64,
     lost_before: u64,
+    /// Nearly all members have what lies before this offset.
+    swept: u64,
 }
 
 /// What a push did.
@@ -38,6 +44,7 @@ impl RoomLog {
             chunks: VecDeque::new(),
             next,
             lost_before: next,
+            swept: next,
         }
     }
 
@@ -77,9 +84,9 @@ impl RoomLog {
             let capacity = (before * 2)
                 .clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
                 .max(frame.len());
-            self.chunks
-                .push_back(Chunk::with_capacity(self.next, capacity));
-            pushed.chunk = Some(self.next);
+            let chunk = self.begin_chunk(capacity, frame.len());
+            pushed.chunk = Some(chunk.first());
+            self.chunks.push_back(chunk);
         }
         if let Some(chunk) = self.chunks.back_mut() {
             let before = if pushed.chunk.is_some() {
@@ -94,12 +101,33 @@ impl RoomLog {
         pushed
     }
 
+    /// The next chunk, for a frame of `bytes` and what must stay together with it.
+    fn begin_chunk(&mut self, capacity: usize, bytes: usize) -> Chunk {
+        match self.chunks.back_mut() {
+            // Something stays behind, and all has room.
+            Some(last)
+                if last.first() < self.swept
+                    && last.covers(self.swept)
+                    && last.from(self.swept).len() + bytes <= capacity =>
+            {
+                last.split_off(self.swept, capacity)
+            }
+            _ => Chunk::with_capacity(self.next, capacity),
+        }
+    }
+
+    /// All members who take bytes have what lies before `offset`.
+    pub fn swept_to(&mut self, offset: u64) {
+        self.swept = offset;
+    }
+
     /// Frames up to `next` will never come: drops all and goes on at `next`. Returns bytes freed.
     pub fn skip_to(&mut self, next: u64) -> usize {
         let freed = self.footprint();
         self.chunks.clear();
         self.next = next;
         self.lost_before = next;
+        self.swept = next;
         freed
     }
 
@@ -175,13 +203,13 @@ mod tests {
         #[test]
         fn behaves_as_a_list_of_frames(
             start in 1_u64..1000,
-            steps in prop::collection::vec((0_usize..3000, any::<bool>()), 1..200),
+            steps in prop::collection::vec((0_usize..3000, any::<bool>(), any::<bool>()), 1..200),
         ) {
             let mut log = RoomLog::new(start);
             let mut model: Vec<Vec<u8>> = Vec::new();
             let mut chunks = VecDeque::new();
             let mut footprint = 0;
-            for (i, (len, drop)) in steps.into_iter().enumerate() {
+            for (i, (len, drop, swept)) in steps.into_iter().enumerate() {
                 let frame = vec![i as u8; len];
                 let pushed = log.push(&frame);
                 footprint += pushed.grown;
@@ -189,6 +217,9 @@ mod tests {
                 model.push(frame);
                 if drop && chunks.len() > 1 {
                     footprint -= log.drop_chunk(chunks.pop_front().unwrap_or_default());
+                }
+                if swept {
+                    log.swept_to(log.next());
                 }
                 log.invariants();
                 prop_assert_eq!(log.footprint(), footprint);
@@ -204,6 +235,25 @@ mod tests {
                 prop_assert_eq!(page.frame(offset), &model[(offset - start) as usize][..]);
             }
         }
+    }
+
+    #[test]
+    fn what_was_not_swept_stays_together() {
+        let mut log = RoomLog::new(1);
+        let turns = 2_000_u64;
+        for turn in 0..turns {
+            let from = log.next();
+            for _ in 0..16 {
+                log.push(&[b'x'; 335]);
+            }
+            let chunk = log.chunk(from).unwrap();
+            // The first chunks are smaller than a turn.
+            assert!(turn < 3 || chunk.after() == log.next(), "turn {turn}");
+            log.invariants();
+            log.swept_to(log.next());
+        }
+        let bytes = 16 * 335 * turns as usize;
+        assert!(log.footprint() < bytes * 5 / 4, "little is left unused");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Room {
     pub(super) again: bool,
     /// The member that the sweep under way comes to next.
     pub(super) at: usize,
+    /// The log's end when the sweep under way began.
+    pub(super) swept_to: u64,
     pub(super) replays: HashMap<ConnIndex, Replay>,
     pub(super) skips: HashMap<ConnIndex, VecDeque<u64>>,
     /// Offsets at which pages have been asked for.
@@ -65,6 +67,7 @@ impl Room {
             dirty: false,
             again: false,
             at: 0,
+            swept_to: 0,
             replays: HashMap::new(),
             skips: HashMap::new(),
             asked: Vec::new(),
@@ -93,6 +96,12 @@ impl Room {
     /// Its members.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// The log, and the members to send from it to.
+    pub(super) fn parts(&mut self) -> (Option<&RoomLog>, &mut [Member]) {
+        let log = self.log.as_ref().map(|(_, log)| log);
+        (log, &mut self.members)
     }
 
     /// Whether nothing needs it any more.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::chunk::Chunk;
 use super::room::Room;
-use super::{ConnIndex, HubCounters, RoomKey};
+use super::{ConnIndex, HubCounters, Member, RoomKey};
 use crate::model::RoomName;
 
 /// Where a sweep sends to.
@@ -18,7 +18,8 @@ pub trait Outlet {
     /// Whether `conn` can take bytes now.
     fn ready(&mut self, conn: ConnIndex) -> bool;
 
-    /// Sends `bytes`, behind what is to go before them; returns how many were taken. Fewer than all: no more can be taken now.
+    /// Sends `bytes`, behind what is to go before them; returns how many were taken. Fewer than
+    /// all: no more can be taken now.
     fn send(&mut self, conn: ConnIndex, bytes: &[u8]) -> usize;
 
     /// Keeps the rest of a frame that was sent in part; it goes before all else.
@@ -54,14 +55,18 @@ impl Room {
         counters: &mut HubCounters,
     ) -> bool {
         loop {
+            let next = self.log().map_or(0, super::RoomLog::next);
             if self.at == 0 {
                 self.again = false;
                 self.lane_carried = self.lane.len();
+                self.swept_to = next;
             }
-            let next = self.log().map_or(0, super::RoomLog::next);
             while self.at < self.members().len() {
                 if *left == 0 {
                     return false;
+                }
+                if self.lane_carried == 0 && self.sweep_alike(outlet, left, counters) {
+                    continue;
                 }
                 let place = self.at;
                 self.at += 1;
@@ -71,12 +76,54 @@ impl Room {
                 }
             }
             self.at = 0;
+            let swept_to = self.swept_to;
+            if let Some(log) = self.log_mut() {
+                log.swept_to(swept_to);
+            }
             self.lane.drop_first(self.lane_carried);
             self.lane_carried = 0;
             if !self.again && self.lane.is_empty() {
                 return true;
             }
         }
+    }
+
+    /// Sends to members in a row that want the same frames, as nearly all do: what they want is
+    /// looked up once. Returns whether there was one; none: the next is a case of its own.
+    fn sweep_alike(
+        &mut self,
+        outlet: &mut impl Outlet,
+        left: &mut usize,
+        counters: &mut HubCounters,
+    ) -> bool {
+        let from = self.at;
+        let (Some(log), members) = self.parts() else {
+            return false;
+        };
+        let cursor = members[from].cursor;
+        let Some(chunk) = log
+            .chunk(cursor)
+            .filter(|chunk| chunk.after() == log.next())
+        else {
+            return false;
+        };
+        let (bytes, after) = (chunk.from(cursor), chunk.after());
+        let is_alike = |m: &Member| m.cursor == cursor && !m.replays && !m.skips;
+        let alike = members[from..].iter_mut().take(*left);
+        let mut met = 0;
+        for member in alike.take_while(|member| is_alike(member)) {
+            met += 1;
+            if outlet.ready(member.conn) {
+                member.cursor = match outlet.send(member.conn, bytes) {
+                    sent if sent == bytes.len() => after,
+                    sent => cut_short(chunk, cursor, sent, member.conn, outlet),
+                };
+                counters.delivered += member.cursor - cursor;
+            }
+        }
+        self.at += met;
+        *left -= met;
+        met > 0
     }
 
     fn sweep_member(
@@ -105,11 +152,12 @@ impl Room {
         };
         if end == Step::CaughtUp && self.lane_carried > 0 {
             let member = self.members()[place];
-            for frame in self.lane.frames_for(&member, self.lane_carried) {
-                let sent = outlet.send(member.conn, frame);
-                if sent < frame.len() {
-                    if sent > 0 {
-                        outlet.keep(member.conn, &frame[sent..]);
+            for (at, bytes) in self.lane.pieces_for(&member, self.lane_carried) {
+                let sent = outlet.send(member.conn, bytes);
+                if sent < bytes.len() {
+                    let rest = self.lane.rest(at + sent);
+                    if sent > 0 && !rest.is_empty() {
+                        outlet.keep(member.conn, rest);
                     }
                     return;
                 }
@@ -282,9 +330,21 @@ fn send_from(
     if sent == bytes.len() {
         return (after, Step::Again);
     }
+    (cut_short(chunk, cursor, sent, conn, outlet), Step::Waits)
+}
+
+/// Of the frames of `chunk` from `cursor` on only `sent` bytes were taken: keeps the rest of the
+/// frame that was cut. Returns the new cursor.
+fn cut_short(
+    chunk: &Chunk,
+    cursor: u64,
+    sent: usize,
+    conn: ConnIndex,
+    outlet: &mut impl Outlet,
+) -> u64 {
     let (next, rest) = chunk.cut(cursor, sent);
     if !rest.is_empty() {
         outlet.keep(conn, rest);
     }
-    (next, Step::Waits)
+    next
 }

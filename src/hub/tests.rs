@@ -15,6 +15,7 @@ struct Sockets {
     received: HashMap<ConnIndex, Vec<u8>>,
     gaps: HashMap<ConnIndex, Vec<(u64, u64)>>,
     wanted: Vec<(RoomKey, u64)>,
+    sends: usize,
 }
 
 impl Outlet for Sockets {
@@ -29,6 +30,7 @@ impl Outlet for Sockets {
     }
 
     fn send(&mut self, conn: ConnIndex, bytes: &[u8]) -> usize {
+        self.sends += 1;
         let allowance = self.allowance.entry(conn).or_default();
         let sent = bytes.len().min(*allowance);
         *allowance -= sent;
@@ -312,6 +314,30 @@ fn signals_reach_who_is_caught_up_but_not_their_sender() {
         ("<t>".into(), "<s><t>".into(), "<s><p><t>".into())
     );
     assert!(!hub.is_dirty());
+}
+
+#[test]
+fn signals_in_a_row_are_one_send_and_are_cut_between_frames() {
+    for (allowance, want, rest) in [
+        (1000, "<s><p><t>", ""),
+        (6, "<s><p>", ""),
+        (5, "<s><p", ">"),
+        (0, "", ""),
+    ] {
+        let (mut hub, key, mut sockets) = hub_with_member(10);
+        sockets.allowance.insert(1, allowance);
+        hub.room_mut(key).unwrap().set_flags(0, true, false);
+        hub.whisper(key, Audience::AllBut(None), b"<s>");
+        hub.whisper(key, Audience::Presence, b"<p>");
+        hub.whisper(key, Audience::AllBut(Some(2)), b"<t>");
+        hub.sweep(&mut sockets, 100);
+        let text = |bytes: Option<&Vec<u8>>| {
+            String::from_utf8_lossy(bytes.map_or(&[][..], |bytes| bytes)).into_owned()
+        };
+        assert_eq!(text(sockets.received.get(&1)), want, "{allowance}");
+        assert_eq!(text(sockets.rest.get(&1)), rest, "{allowance}");
+        assert!(sockets.sends <= 2, "one send, and one of an empty rest");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::model::limits::MAILBOX_BATCHES;
 use crate::shard::{Mail, ShardId, StoreReply};
 
 /// What comes into a mailbox.
-pub(super) enum Letter {
+pub enum Letter {
     /// Mail of another shard, in order.
     Mail(ShardId, Vec<Mail>),
     /// The store has answered.
@@ -32,18 +32,18 @@ struct Bell {
 
 /// The way into every mailbox of the instance.
 #[derive(Clone)]
-pub(super) struct Post {
+pub struct Post {
     boxes: Arc<[(Sender<Letter>, Arc<Bell>)]>,
 }
 
 /// A shard's own mailbox.
-pub(super) struct Mailbox {
+pub struct Mailbox {
     letters: Receiver<Letter>,
     bell: Arc<Bell>,
 }
 
 /// Mailboxes for so many shards.
-pub(super) fn mailboxes(shards: usize) -> (Post, Vec<Mailbox>) {
+pub fn mailboxes(shards: usize) -> (Post, Vec<Mailbox>) {
     let (mut boxes, mut owned) = (Vec::new(), Vec::new());
     for _ in 0..shards {
         let (sender, letters) = bounded(MAILBOX_BATCHES);
@@ -61,7 +61,7 @@ pub(super) fn mailboxes(shards: usize) -> (Post, Vec<Mailbox>) {
 
 impl Post {
     /// Sends without waiting; gives the letter back if the mailbox is full.
-    pub(super) fn try_send(&self, to: ShardId, letter: Letter) -> Result<(), Letter> {
+    pub fn try_send(&self, to: ShardId, letter: Letter) -> Result<(), Letter> {
         let (sender, bell) = &self.boxes[usize::from(to)];
         match sender.try_send(letter) {
             Ok(()) => {
@@ -76,7 +76,7 @@ impl Post {
 
     /// Sends, and waits while the mailbox is full: for threads that are no shards. A shard always
     /// empties its mailbox, so this ends.
-    pub(super) fn send(&self, to: ShardId, letter: Letter) {
+    pub fn send(&self, to: ShardId, letter: Letter) {
         let (sender, bell) = &self.boxes[usize::from(to)];
         if sender.send(letter).is_ok() {
             bell.ring();
@@ -84,7 +84,7 @@ impl Post {
     }
 
     /// Sends to all shards.
-    pub(super) fn send_all(&self, letter: impl Fn() -> Letter) {
+    pub fn send_all(&self, letter: impl Fn() -> Letter) {
         for to in 0..self.boxes.len() {
             self.send(to as ShardId, letter());
         }
@@ -101,13 +101,13 @@ impl Bell {
 
 impl Mailbox {
     /// The next letter, if there is one.
-    pub(super) fn take(&self) -> Option<Letter> {
+    pub fn take(&self) -> Option<Letter> {
         self.letters.try_recv().ok()
     }
 
     /// Says that the shard goes to sleep, and is to be woken by `waker`. `false`: there is mail, it
     /// must not.
-    pub(super) fn sleep(&self, waker: &Waker) -> bool {
+    pub fn sleep(&self, waker: &Waker) -> bool {
         self.bell.waker.register(waker);
         self.bell.sleeping.store(true, Ordering::SeqCst);
         if self.letters.is_empty() {

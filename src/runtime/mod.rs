@@ -14,7 +14,9 @@ pub mod ask;
 mod core;
 mod driver;
 mod listen;
-mod mailbox;
+/// Reachable only because its bench must be.
+#[doc(hidden)]
+pub mod mailbox;
 mod signals;
 mod sockets;
 mod stats;
