@@ -135,6 +135,7 @@ impl Shard {
         };
         let ticket = known_ticket.filter(|_| again).unwrap_or(conn.tickets + 1);
         conn.tickets = conn.tickets.max(ticket);
+        let mut watched = false;
         match conn
             .memberships
             .iter_mut()
@@ -142,6 +143,7 @@ impl Shard {
         {
             Some(membership) => {
                 membership.ticket = ticket;
+                watched = std::mem::replace(&mut membership.presence, presence);
                 if let Some(name) = &username {
                     membership.username = Some(Box::new(name.clone()));
                 }
@@ -155,6 +157,7 @@ impl Shard {
                     room: key,
                     place: None,
                     ticket,
+                    presence,
                     username: username.clone().map(Box::new),
                 });
             }
@@ -173,6 +176,7 @@ impl Shard {
             since,
             presence,
             again,
+            watched,
         };
         self.request(home, credit, Request::Join(join));
     }
@@ -238,7 +242,7 @@ impl Shard {
         if member.implicit {
             self.release_room(key);
         } else {
-            self.post_leave(key, name, user_id.clone(), member.presence);
+            self.post_leave(key, name, user_id.clone(), membership.presence);
         }
     }
 

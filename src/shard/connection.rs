@@ -36,6 +36,8 @@ pub(super) struct Membership {
     pub(super) place: Option<u32>,
     /// Which join it came from.
     pub(super) ticket: u32,
+    /// Whether the latest join asked for presence events: what the home shard counts.
+    pub(super) presence: bool,
     /// The name in this room, if it is another than the connection's.
     pub(super) username: Option<Box<Name>>,
 }

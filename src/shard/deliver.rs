@@ -215,6 +215,7 @@ impl Shard {
                     room: key,
                     place,
                     ticket: 0,
+                    presence: false,
                     username: None,
                 });
             }

@@ -200,6 +200,8 @@ pub struct Join {
     pub presence: bool,
     /// Whether the connection is a member already.
     pub again: bool,
+    /// Whether it wanted presence events until now.
+    pub watched: bool,
 }
 
 /// See [`Request::Leave`].

@@ -263,7 +263,9 @@ impl Shard {
     }
 
     fn serve_join(&mut self, from: ShardId, key: RoomKey, join: Join) {
-        if !join.again {
+        if join.again {
+            self.renew_member(key, &join);
+        } else {
             self.add_member(from, key, &join);
         }
         self.answer_join(from, key, join);
@@ -296,6 +298,18 @@ impl Shard {
         }
         if let Some(room) = self.home.rooms.get_mut(&key) {
             room.watchers += u32::from(join.presence);
+        }
+    }
+
+    /// A member that joins again may have another name, and ask for other events, than before.
+    fn renew_member(&mut self, key: RoomKey, join: &Join) {
+        let Some(room) = self.home.rooms.get_mut(&key) else {
+            return;
+        };
+        room.watchers = room.watchers.saturating_sub(u32::from(join.watched));
+        room.watchers += u32::from(join.presence);
+        if let (Some(name), Some(user)) = (&join.username, room.users.get_mut(&join.user_id)) {
+            user.username = Some(Box::new(name.clone()));
         }
     }
 
