@@ -5,7 +5,7 @@
 //! while it runs. Invariant: a shard looks into its mailbox once more after it said that it sleeps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::Waker;
 
 use atomic_waker::AtomicWaker;
@@ -93,6 +93,8 @@ impl Post {
 
 impl Bell {
     fn ring(&self) {
+        // Pairs with the fence in `sleep`: either we see that it sleeps, or it sees the letter.
+        fence(Ordering::SeqCst);
         if self.sleeping.swap(false, Ordering::AcqRel) {
             self.waker.wake();
         }
@@ -109,7 +111,8 @@ impl Mailbox {
     /// must not.
     pub fn sleep(&self, waker: &Waker) -> bool {
         self.bell.waker.register(waker);
-        self.bell.sleeping.store(true, Ordering::SeqCst);
+        self.bell.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         if self.letters.is_empty() {
             return true;
         }

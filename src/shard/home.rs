@@ -293,6 +293,12 @@ impl Shard {
             } else {
                 room.watchers.remove(&watcher);
             }
+            if join.again
+                && let (Some(name), Some(user)) =
+                    (&join.username, room.users.get_mut(&join.user_id))
+            {
+                user.username = Some(Box::new(name.clone()));
+            }
         }
         self.answer_join(from, key, join);
     }

@@ -112,6 +112,10 @@ impl<S: Socket> Outlet for Sweep<'_, S> {
         let Some(conn) = self.conn(index) else {
             return 0;
         };
+        // A merged send may have filled the socket and taken all the same.
+        if conn.blocked {
+            return 0;
+        }
         if conn.outbox.is_some() {
             if bytes.len() <= MERGED_BYTES_MAX {
                 conn.out().extend_from_slice(bytes);
