@@ -293,6 +293,10 @@ impl Shard {
             } else {
                 room.watchers.remove(&watcher);
             }
+            // Who joins again may do so under another name.
+            if let (Some(name), Some(user)) = (&join.username, room.users.get_mut(&join.user_id)) {
+                user.username = Some(Box::new(name.clone()));
+            }
         }
         self.answer_join(from, key, join);
     }
