@@ -37,6 +37,8 @@ need python3 python3
 for name in $(compgen -e | grep -E '^(RINGCAST_.*|SERVER_PORT|INSTANCE_ID|REDIS_URL|POSTGRES_URL|WORKER_ENABLED|WORKER_ID|BATCH_SIZE|BATCH_TIMEOUT|Redis__Mode|KEY_PREFIX)$'); do
   unset "$name"
 done
+# The long variants of the server's tests.
+[ "$all" = 1 ] && export RINGCAST_TEST_ALL=1
 # Tests hold many sockets.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null
 
@@ -71,7 +73,7 @@ for file in tests/*.rs; do
 done
 if [ ${#targets[@]} -gt 0 ]; then
   suite "integration tests without io_uring" \
-    python3 tests/deny_io_uring.py cargo test --no-fail-fast "${targets[@]}"
+    env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --no-fail-fast "${targets[@]}"
 fi
 
 if [ "$all" = 1 ]; then

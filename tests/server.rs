@@ -10,18 +10,31 @@
     reason = "a harness: what fails here is to end the test"
 )]
 
+#[path = "server/crash.rs"]
+mod crash;
+#[path = "server/drain.rs"]
+mod drain;
 #[path = "server/errors.rs"]
 mod errors;
+#[path = "server/frames.rs"]
+mod frames;
+#[path = "server/http.rs"]
+mod http;
 #[path = "server/ids.rs"]
 mod ids;
+#[path = "server/limits.rs"]
+mod limits;
 #[path = "server/order.rs"]
 mod order;
 #[path = "server/personal.rs"]
 mod personal;
+#[path = "server/program.rs"]
+mod program;
 #[path = "server/protocol.rs"]
 mod protocol;
 #[path = "server/resume.rs"]
 mod resume;
-#[allow(dead_code)]
+#[path = "server/slow.rs"]
+mod slow;
 #[path = "server/support.rs"]
 mod support;

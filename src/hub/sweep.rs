@@ -261,13 +261,13 @@ impl Room {
         counters: &mut HubCounters,
     ) -> Step {
         let member = self.members()[place];
+        if !outlet.gap(member.conn, &self.name, member.cursor, first - 1, slow) {
+            return Step::Waits;
+        }
         if slow {
             counters.slow_gaps += 1;
         } else {
             counters.lost_gaps += 1;
-        }
-        if !outlet.gap(member.conn, &self.name, member.cursor, first - 1, slow) {
-            return Step::Waits;
         }
         self.pass_to(place, first);
         if outlet.ready(member.conn) {

@@ -293,10 +293,8 @@ impl Shard {
             } else {
                 room.watchers.remove(&watcher);
             }
-            if join.again
-                && let (Some(name), Some(user)) =
-                    (&join.username, room.users.get_mut(&join.user_id))
-            {
+            // Who joins again may do so under another name.
+            if let (Some(name), Some(user)) = (&join.username, room.users.get_mut(&join.user_id)) {
                 user.username = Some(Box::new(name.clone()));
             }
         }

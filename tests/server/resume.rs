@@ -114,6 +114,7 @@ fn in_memory_only_as_far_as_the_log_goes() {
         assert_eq!(client.rejoin("a", &epoch, 1_400)["recovered"], true);
         client.messages("a", 1_401, 1_500);
     }
+    drop(publisher);
     // Nothing of it outlives the process.
     let server = Server::start_on(server.stop(), &["--store", "memory"]);
     let mut client = Client::new(&server);
@@ -134,6 +135,7 @@ fn after_retention_has_deleted() {
     let epoch = client.join("a")["epoch"].clone();
     client.publish_all("a", 0..20, |n| json!(n));
     client.messages("a", 1, 20);
+    drop(client);
     // Without its log, the room is read from the store.
     let server = Server::start_on(server.stop(), &flags);
     let joined = eventually("what is old to be deleted", || {
