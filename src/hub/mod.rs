@@ -156,20 +156,40 @@ impl Hub {
         }
         if let Some(room) = self.rooms[key.0 as usize].take() {
             self.log_bytes -= room.log().map_or(0, RoomLog::footprint);
-            self.pages_asked -= room.asked.len();
             self.names.remove(&room.name);
             self.dirty.retain(|&other| other != key);
             self.vacant.push(key.0);
+            if !room.asked.is_empty() {
+                self.pages_asked -= room.asked.len();
+                self.feed_starved();
+            }
         }
         true
     }
 
-    /// Makes sure that the room has a log, one that goes on at `next` if it has none yet.
+    /// Makes sure that the room has a log of that epoch, one that goes on at `next` if it has none
+    /// yet. A log of another epoch ends, and its members go on at `next` too.
     pub fn begin_log(&mut self, key: RoomKey, epoch: Epoch, next: u64) {
         if let Some(room) = self.room_mut(key)
-            && room.log().is_none()
+            && room.epoch() != Some(epoch)
         {
+            let freed = room.log().map_or(0, RoomLog::footprint);
             room.begin_log(epoch, next);
+            self.log_bytes -= freed;
+        }
+    }
+
+    /// Offsets below `next` that have not come to the room's log will not come: its members are
+    /// told.
+    pub fn lose(&mut self, key: RoomKey, epoch: Epoch, next: u64) {
+        if let Some(room) = self.room_mut(key)
+            && room.epoch() == Some(epoch)
+            && let Some(log) = room.log_mut()
+            && log.next() < next
+        {
+            let freed = log.skip_to(next);
+            self.log_bytes -= freed;
+            self.mark_dirty(key);
         }
     }
 
@@ -249,6 +269,11 @@ impl Hub {
         }
         self.pages_asked -= 1;
         self.mark_dirty(key);
+        self.feed_starved();
+    }
+
+    /// A page may be asked for again.
+    fn feed_starved(&mut self) {
         for starved in std::mem::take(&mut self.starved) {
             self.mark_dirty(starved);
         }

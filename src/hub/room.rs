@@ -89,8 +89,16 @@ impl Room {
         self.log.as_ref().map(|(epoch, _)| *epoch)
     }
 
+    /// Begins a log; if there was one of another epoch, its members go on where this one begins.
     pub(super) fn begin_log(&mut self, epoch: Epoch, next: u64) {
-        self.log = Some((epoch, RoomLog::new(next)));
+        let before = self.log.replace((epoch, RoomLog::new(next)));
+        if before.is_some() {
+            self.replays.clear();
+            self.skips.clear();
+            for member in &mut self.members {
+                (member.cursor, member.replays, member.skips) = (next, false, false);
+            }
+        }
     }
 
     /// Its members.

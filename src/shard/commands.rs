@@ -242,10 +242,9 @@ impl Shard {
         conn: ConnId,
         ticket: u32,
     ) {
-        let last = self
-            .hub
-            .room(key)
-            .is_none_or(|room| room.members().is_empty() && room.joins_pending == 0);
+        let last = self.hub.room(key).is_none_or(|room| {
+            room.joins_pending == 0 && room.members().iter().all(|m| m.implicit)
+        });
         self.release_room(key);
         let home = self.home_of(&room);
         let leave = Leave {

@@ -175,6 +175,11 @@ impl Shard {
         skip: Option<ConnId>,
     ) {
         self.add_personal(key, epoch, offset);
+        if self.hub.room(key).is_none_or(|room| room.log().is_none()) {
+            // Where no member is yet a log begins with the answer to a join. This was meant for
+            // members who have left, and what comes next may not follow it.
+            return;
+        }
         if let Some(id) = skip
             && let Some(conn) = self.find_conn(id)
             && let Some(place) = conn.membership(key).and_then(|membership| membership.place)
@@ -251,6 +256,12 @@ impl Shard {
             return;
         };
         // What fell off the log leaves a hole, which the other shard tells its members.
+        if offset < log.first() && log.first() == log.next() {
+            // Not even a later one is left, which would show it.
+            let (room, next) = (room.name.clone(), log.next());
+            self.lanes.post(to, Mail::Lost { room, epoch, next });
+            return;
+        }
         offset = offset.max(log.first());
         while let Some(chunk) = log.chunk(offset) {
             let frame = chunk.frame(offset);

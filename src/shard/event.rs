@@ -127,6 +127,15 @@ pub enum Mail {
     Reply(Reply),
     /// From it: a publication, for the members of a room.
     Deliver(Delivery),
+    /// From it: offsets below `next` that were not delivered can't be any more.
+    Lost {
+        /// The room.
+        room: RoomName,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The next offset that will be delivered.
+        next: u64,
+    },
     /// From it: a frame that is kept for nobody.
     Whisper {
         /// The room.

@@ -542,6 +542,7 @@ impl Shard {
             room.is_home = false;
             let name = room.name.clone();
             self.home.backplane.close(&name);
+            self.lanes.forget(key);
         }
         self.release_room(key);
     }

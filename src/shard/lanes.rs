@@ -98,6 +98,13 @@ impl Lanes {
         }
     }
 
+    /// Forgets a room that is dropped: its key may become another's.
+    pub(super) fn forget(&mut self, key: RoomKey) {
+        for lane in &mut self.lanes {
+            lane.behind.remove(&key);
+        }
+    }
+
     /// Notes a room as behind again from `offset`.
     pub(super) fn set_behind(&mut self, to: ShardId, key: RoomKey, offset: u64) {
         self.lanes[usize::from(to)].behind.insert(key, offset);

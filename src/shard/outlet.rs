@@ -83,6 +83,11 @@ impl<S: Socket> Sweep<'_, S> {
             if outbox.sent < outbox.bytes.len()
                 && let Some(conn) = self.conn(index)
             {
+                // Who always has something to get must not make it grow for ever.
+                if outbox.sent > outbox.bytes.len() / 2 {
+                    outbox.bytes.drain(..outbox.sent);
+                    outbox.sent = 0;
+                }
                 conn.outbox = Some(outbox);
                 return;
             }

@@ -10,20 +10,15 @@ use crate::shard::{
     StoreRequest,
 };
 
-/// Sockets that take everything, or nothing.
-#[derive(Default)]
+/// Sockets that take so many bytes at once.
 struct Sinks {
     received: Vec<Vec<u8>>,
-    blocked: Vec<ConnIndex>,
+    limit: usize,
 }
 
 impl Socket for Sinks {
     fn send(&mut self, index: ConnIndex, bytes: &[u8]) -> Result<usize, Gone> {
-        let taken = if self.blocked.contains(&index) {
-            bytes.len().min(1)
-        } else {
-            bytes.len()
-        };
+        let taken = bytes.len().min(self.limit);
         self.received[index as usize].extend_from_slice(&bytes[..taken]);
         Ok(taken)
     }
@@ -61,15 +56,17 @@ fn options(shards: u16, stored: bool) -> Options {
     }
 }
 
+fn sinks() -> Sinks {
+    Sinks {
+        received: Vec::new(),
+        limit: usize::MAX,
+    }
+}
+
 impl Stage {
     fn new(options: Options) -> Self {
         let options = Arc::new(options);
-        let shard = |id| {
-            (
-                Shard::new(id, options.clone(), 1 + u64::from(id)),
-                Sinks::default(),
-            )
-        };
+        let shard = |id| (Shard::new(id, options.clone(), 1 + u64::from(id)), sinks());
         let now = Now {
             ms: 1,
             wall: Timestamp(1_700_000_000_000),
@@ -315,5 +312,113 @@ fn presence_can_be_asked_for_by_joining_again() {
     assert!(
         stage.heard(first).contains("\"event\":\"leave\""),
         "it still wants presence"
+    );
+}
+
+#[test]
+fn who_is_in_its_personal_room_by_itself_hears_the_rooms_next_life_too() {
+    let mut stage = Stage::new(options(2, false));
+    let peers = [0, 1].map(|at| stage.connect(at, "/ws"));
+    let ids = peers.map(|peer| stage.id_of(peer));
+    for (id, at) in ids.iter().zip(0..) {
+        let publish = format!(r#"{{"type":"publish","room":"@{id}","payload":"it is {at}"}}"#);
+        for life in 0..2 {
+            stage.say(peers[0], &publish);
+            if life == 0 {
+                stage.say(peers[0], &publish);
+            }
+            stage.pump();
+            let heard = stage.heard(peers[at]);
+            assert!(
+                heard.contains(&format!("it is {at}")),
+                "life {life}: {heard:?}"
+            );
+            stage.pass(5_000);
+        }
+    }
+}
+
+#[test]
+fn a_delivery_to_who_has_left_begins_no_log_for_who_comes_back() {
+    let mut stage = Stage::new(options(2, false));
+    let (peer, other) = (stage.connect(0, "/ws"), stage.connect(1, "/ws"));
+    let room = room_of(1);
+    let publish = format!(r#"{{"type":"publish","room":"{room}","payload":1}}"#);
+    stage.say(peer, &format!(r#"{{"type":"join","room":"{room}"}}"#));
+    stage.pump();
+    let heard = stage.heard(peer);
+    let (_, epoch) = heard.split_once("\"epoch\":\"").unwrap();
+    let epoch = &epoch[..20];
+    stage.say(other, &publish);
+    stage.turn(1);
+    let late = stage.carry(1, 0);
+    stage.say(peer, &format!(r#"{{"type":"leave","room":"{room}"}}"#));
+    let left = stage.carry(0, 1);
+    let since = format!(r#"{{"epoch":"{epoch}","offset":0}}"#);
+    stage.say(
+        peer,
+        &format!(r#"{{"type":"join","room":"{room}","since":{since}}}"#),
+    );
+    stage.give(1, 0, late);
+    stage.give(0, 1, left);
+    for _ in 0..3 {
+        stage.say(other, &publish);
+    }
+    stage.turn(1);
+    stage.pump();
+    let heard = stage.heard(peer);
+    assert!(heard.contains("\"recovered\":true"), "{heard}");
+    assert_eq!(heard.matches("\"type\":\"message\"").count(), 4, "{heard}");
+}
+
+#[test]
+fn an_outbox_that_is_never_empty_does_not_grow() {
+    let mut stage = Stage::new(options(1, false));
+    let peer = stage.connect(0, "/ws");
+    stage.shards[0].1.limit = 3_000;
+    let reference = "x".repeat(250);
+    for _ in 0..300 {
+        for _ in 0..10 {
+            stage.say(peer, &format!(r#"{{"type":"ping","ref":"{reference}"}}"#));
+        }
+        stage.turn(0);
+        stage.event(0, Event::Writable(peer.1));
+    }
+    let conn = stage.shards[0].0.conns[0].as_ref().unwrap();
+    let bytes = conn.outbox.as_ref().map_or(0, |outbox| outbox.bytes.len());
+    assert!(bytes < 200_000, "{bytes}");
+}
+
+#[test]
+fn a_lane_that_is_behind_tells_what_fell_off_the_log_even_if_all_did() {
+    let mut options = options(2, false);
+    options.log_bytes_max = 2_000;
+    let mut stage = Stage::new(options);
+    stage.shards[1].0.lanes.set_bytes_max(2_000);
+    let (peer, other) = (stage.connect(0, "/ws"), stage.connect(1, "/ws"));
+    let room = room_of(1);
+    stage.say(peer, &format!(r#"{{"type":"join","room":"{room}"}}"#));
+    stage.pump();
+    let is_there = |name: &String| crate::model::RoomName::parse(name).unwrap().home(2) == 1;
+    let another = (0..)
+        .map(|n| format!("e{n}"))
+        .find(is_there)
+        .expect("some are");
+    let pad = "x".repeat(600);
+    for at in 0..10 {
+        // Another room's messages drive this one's from the log.
+        let to = if at < 5 { &room } else { &another };
+        stage.say(
+            other,
+            &format!(r#"{{"type":"publish","room":"{to}","payload":"{pad}"}}"#),
+        );
+        stage.turn(1);
+    }
+    stage.pump();
+    let heard = stage.heard(peer);
+    let messages = heard.matches("\"type\":\"message\"").count();
+    assert!(
+        heard.contains(&format!("\"from\":{},\"to\":5", messages + 1)),
+        "{heard}"
     );
 }
