@@ -4,7 +4,7 @@
 //! itself, straight from the room log and into one buffer for all (FACTS: as good as the kernel's
 //! limit). A slot is free again when the task that reads from it has ended.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -18,6 +18,8 @@ use crate::shard::{Gone, Socket};
 /// One socket.
 pub(super) struct Slot {
     pub(super) stream: Rc<TcpStream>,
+    /// The stream's descriptor, at hand for the sweep: two cache lines less a send.
+    descriptor: RawFd,
     /// Distinguishes this socket from another that had the number before.
     pub(super) serial: u64,
     /// Whether it was closed, and only waits for its tasks to end.
@@ -46,6 +48,7 @@ impl Sockets {
     pub(super) fn insert(&mut self, stream: Rc<TcpStream>) -> (ConnIndex, u64) {
         self.serial += 1;
         let slot = Some(Slot {
+            descriptor: stream.as_raw_fd(),
             stream,
             serial: self.serial,
             closed: false,
@@ -87,7 +90,7 @@ impl Sockets {
         let Some(slot) = self.slot(index) else {
             return Received::Ended;
         };
-        match rustix::net::recv(borrow(&slot.stream), buffer, RecvFlags::DONTWAIT) {
+        match rustix::net::recv(slot.descriptor(), buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => Received::Ended,
             Ok((bytes, _)) => Received::Bytes(bytes),
             Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
@@ -99,7 +102,7 @@ impl Sockets {
     pub(super) fn shutdown(&mut self, index: ConnIndex, how: Shutdown) {
         if let Some(slot) = self.slot(index) {
             // A peer that is gone already is no error here.
-            let _ = rustix::net::shutdown(borrow(&slot.stream), how);
+            let _ = rustix::net::shutdown(slot.descriptor(), how);
         }
     }
 }
@@ -109,15 +112,19 @@ impl Socket for Sockets {
         let Some(slot) = self.slot(index).filter(|slot| !slot.closed) else {
             return Err(Gone);
         };
-        send_now(&slot.stream, bytes)
+        send_to(slot.descriptor(), bytes)
     }
 }
 
-/// One nonblocking send.
+/// One nonblocking send to a socket that is in no slot.
 pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> Result<usize, Gone> {
+    send_to(borrow(stream.as_raw_fd(), stream), bytes)
+}
+
+fn send_to(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Gone> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     loop {
-        match rustix::net::send(borrow(stream), bytes, flags) {
+        match rustix::net::send(socket, bytes, flags) {
             Ok(sent) => return Ok(sent),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return Ok(0),
@@ -126,10 +133,16 @@ pub(super) fn send_now(stream: &TcpStream, bytes: &[u8]) -> Result<usize, Gone> 
     }
 }
 
-/// monoio's streams are `AsRawFd` only.
+impl Slot {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        borrow(self.descriptor, &self.stream)
+    }
+}
+
+/// monoio's streams are `AsRawFd` only: `descriptor` is that of `_stream`.
 #[allow(unsafe_code)]
-fn borrow(stream: &TcpStream) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor is open as long as `stream` is, and the result borrows `stream`. Held
-    // by every test that opens a connection.
-    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
+fn borrow(descriptor: RawFd, _stream: &TcpStream) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as the stream is, and the result borrows the stream.
+    // Both callers take it from that stream. Held by every test that opens a connection.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }
 }
