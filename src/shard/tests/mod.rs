@@ -51,7 +51,7 @@ fn every_promise_holds_in_every_run() {
         Some(seed) => (seed, 1),
         None => (
             number("RINGCAST_SIM_FROM").unwrap_or(1),
-            number("RINGCAST_SIM_SEEDS").unwrap_or(300),
+            number("RINGCAST_SIM_SEEDS").unwrap_or(250),
         ),
     };
     let broken: Vec<_> = (from..from + seeds).filter(|&seed| !holds(seed)).collect();
