@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use super::connection::{Membership, Phase};
-use super::event::{Delivery, Effect, Reply, ShardId, StoreRequest};
+use super::event::{Delivery, Effect, Lost, Reply, ShardId, StoreRequest};
 use super::home::{Origin, shards_of};
 use super::{ConnId, Mail, Shard};
 use crate::backplane::{CommitFailure, Outcome};
 use crate::hub::{ConnIndex, Member, RoomKey};
-use crate::model::{Epoch, Publication};
+use crate::model::{Epoch, Publication, RoomName};
 use crate::protocol::event;
 
 impl Shard {
@@ -154,16 +154,25 @@ impl Shard {
             frame,
             skip,
         } = delivery;
-        let mut key = self.hub.find(room.as_str());
-        if key.is_none()
-            && let Some(user) = room.personal_user()
-            && !self.connections_of(user).is_empty()
-        {
-            key = Some(self.hub.find_or_make(room));
-        }
-        if let Some(key) = key {
+        if let Some(key) = self.room_of_delivery(room) {
             self.deliver(key, *epoch, *offset, frame, *skip);
         }
+    }
+
+    /// Publications that will not be delivered: the members are told.
+    pub(super) fn on_lost(&mut self, lost: &Lost) {
+        if let Some(key) = self.room_of_delivery(&lost.room) {
+            self.add_personal(key, lost.epoch, lost.from);
+            self.hub.lose(key, lost.epoch, lost.next);
+        }
+    }
+
+    /// The room if it is here, or is its user's personal one and the user is.
+    fn room_of_delivery(&mut self, room: &RoomName) -> Option<RoomKey> {
+        self.hub.find(room.as_str()).or_else(|| {
+            let user = room.personal_user()?;
+            (!self.connections_of(user).is_empty()).then(|| self.hub.find_or_make(room))
+        })
     }
 
     fn deliver(
@@ -255,14 +264,18 @@ impl Shard {
         let (Some(log), Some(epoch)) = (room.log(), room.epoch()) else {
             return;
         };
-        // What fell off the log leaves a hole, which the other shard tells its members.
-        if offset < log.first() && log.first() == log.next() {
-            // Not even a later one is left, which would show it.
-            let (room, next) = (room.name.clone(), log.next());
-            self.lanes.post(to, Mail::Lost { room, epoch, next });
-            return;
+        if offset < log.first() {
+            // What fell off the log: perhaps no later one is left, which would show the hole.
+            let (room, from, next) = (room.name.clone(), offset, log.first());
+            let lost = Lost {
+                room,
+                epoch,
+                from,
+                next,
+            };
+            self.lanes.post(to, Mail::Lost(lost));
+            offset = next;
         }
-        offset = offset.max(log.first());
         while let Some(chunk) = log.chunk(offset) {
             let frame = chunk.frame(offset);
             if !self.lanes.has_room(to, frame.len()) {

@@ -127,15 +127,8 @@ pub enum Mail {
     Reply(Reply),
     /// From it: a publication, for the members of a room.
     Deliver(Delivery),
-    /// From it: offsets below `next` that were not delivered can't be any more.
-    Lost {
-        /// The room.
-        room: RoomName,
-        /// Its epoch.
-        epoch: Epoch,
-        /// The next offset that will be delivered.
-        next: u64,
-    },
+    /// From it: publications that can't be delivered any more.
+    Lost(Lost),
     /// From it: a frame that is kept for nobody.
     Whisper {
         /// The room.
@@ -327,4 +320,17 @@ pub struct Delivery {
     pub frame: Bytes,
     /// The publisher, if it does not get the message and is on the shard that gets this mail.
     pub skip: Option<ConnId>,
+}
+
+/// See [`Mail::Lost`]: the offsets from `from` on, below `next`.
+#[derive(Debug)]
+pub struct Lost {
+    /// The room.
+    pub room: RoomName,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The first offset that was to be delivered.
+    pub from: u64,
+    /// The first one that still will be.
+    pub next: u64,
 }

@@ -535,6 +535,7 @@ impl Shard {
             .room(key)
             .is_some_and(|room| room.members().is_empty() && room.joins_pending == 0)
             && !self.home.reads.keys().any(|&(reading, _)| reading == key)
+            && !self.lanes.is_behind(key)
     }
 
     fn end_room(&mut self, key: RoomKey) {

@@ -98,6 +98,11 @@ impl Lanes {
         }
     }
 
+    /// Whether a room is behind for any shard.
+    pub(super) fn is_behind(&self, key: RoomKey) -> bool {
+        self.lanes.iter().any(|lane| lane.behind.contains_key(&key))
+    }
+
     /// Forgets a room that is dropped: its key may become another's.
     pub(super) fn forget(&mut self, key: RoomKey) {
         for lane in &mut self.lanes {

@@ -396,11 +396,7 @@ impl Shard {
             Mail::Request(request) => self.on_request(from, request),
             Mail::Reply(reply) => self.on_reply(from, reply),
             Mail::Deliver(delivery) => self.on_delivery(&delivery),
-            Mail::Lost { room, epoch, next } => {
-                if let Some(key) = self.hub.find(room.as_str()) {
-                    self.hub.lose(key, epoch, next);
-                }
-            }
+            Mail::Lost(lost) => self.on_lost(&lost),
             Mail::Whisper {
                 room,
                 presence,
