@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::support::{Client, Raw, Server, all, connect_narrow, eventually, frame};
@@ -144,4 +145,28 @@ fn a_flood_of_pings_without_reading_is_bounded() {
     let mut other = Client::new(&server);
     other.join("a");
     assert_eq!(other.publish("a", json!(1)), 1);
+}
+
+/// What one turn takes in may be more than the log keeps: that makes nobody slow who reads.
+#[test]
+fn a_burst_larger_than_the_log_is_no_gap_for_who_reads() {
+    for driver in ["auto", "epoll"] {
+        let server = Server::start(&[&LOG[..], &["--driver", driver]].concat());
+        let mut readers = [Client::on_shard(&server, 0), Client::on_shard(&server, 1)];
+        for reader in &mut readers {
+            reader.join("a");
+        }
+        let mut publishers: Vec<_> = (0..4).map(|n| Client::on_shard(&server, n % 2)).collect();
+        // Held back, the server finds all of it at once.
+        server.signal(Signal::STOP);
+        for publisher in &mut publishers {
+            for n in 0..100 {
+                publisher.send(&json!({"type":"publish","room":"a","payload":payload(n)}));
+            }
+        }
+        server.signal(Signal::CONT);
+        for reader in &mut readers {
+            reader.messages("a", 1, 400);
+        }
+    }
 }
