@@ -185,7 +185,7 @@ fn own_messages_without_echo_are_part_of_it() {
 #[test]
 fn a_storm_while_publishing_goes_on() {
     let (before, during, clients) = if all() {
-        (20_000, 20_000, 200)
+        (10_000, 10_000, 60)
     } else {
         (1_000, 1_000, 24)
     };

@@ -163,6 +163,13 @@ impl Server {
         });
     }
 
+    /// Waits until a metric has got to `value`.
+    pub(crate) fn await_metric_at_least(&self, name: &str, value: u64) {
+        eventually(&format!("{name} >= {value}"), || {
+            (self.metric(name) >= value).then_some(())
+        });
+    }
+
     /// Descriptors that it has open.
     pub(crate) fn files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
