@@ -20,9 +20,10 @@
 //!  ┌───────────────────────────── next shard ──────────────────┐
 //! ```
 //!
-//! One way for every message: its room's *home shard* has it ordered and kept by the backplane, then
-//! delivers it to each shard that has members; there it is appended, encoded once, to the *room log*,
-//! and members are cursors into it. An ack follows the commit, and so does every delivery.
+//! One way for every message: its room's *home shard* has it ordered and kept by the backplane,
+//! then delivers it to each shard that has members; there it is appended, encoded once, to the
+//! *room log*, and members are cursors into it. An ack follows the commit, and so does every
+//! delivery.
 //!
 //! # Layers
 //!
@@ -42,9 +43,9 @@
 //!
 //! # Invariants of the architecture
 //!
-//! - Only `runtime` knows monoio, `async`, sockets, threads and clocks. All else is plain calls: `now`
-//!   and chance are arguments, so every edge case is a unit test, and a seeded simulation of several
-//!   shards (`src/shard/tests`) is the whole server but for its sockets.
+//! - Only `runtime` knows monoio, `async`, sockets, threads and clocks. All else is plain calls:
+//!   `now` and chance are arguments, so every edge case is a unit test, and a seeded simulation of
+//!   several shards (`src/shard/tests`) is the whole server but for its sockets.
 //! - No `RefCell` is borrowed across an `await`: tasks call into their shard's core and return.
 //! - Nothing is shared between shards but bytes and mailboxes. No lock stands on a message's way.
 //! - A shard never waits for another: it always empties its mailbox; requests hold credits that the
@@ -56,23 +57,26 @@
 //!
 //! Where the code does otherwise than the design had it, and why.
 //!
-//! - **Interest.** There is no shared table of which shards have members of a room. Joins and leaves
-//!   pass through the room's home shard anyway, since `joined` has its place in the room's order, so
-//!   the home knows it exactly: a bit a shard in the room itself, no atomics, no false positives.
+//! - **Interest.** There is no shared table of which shards have members of a room. Joins and
+//!   leaves pass through the room's home shard anyway, since `joined` has its place in the room's
+//!   order, so the home knows it exactly: a bit a shard in the room itself, no atomics, no false
+//!   positives.
 //! - **Writable sockets.** What does not fit a socket waits in the connection's outbox, and a task
 //!   waits for writability; then the sweep sends on. The design left it to an owned io_uring write.
-//!   So there is one way to send, no buffer in flight that must outlive its connection, and it is the
-//!   same on epoll. The sweep's plain nonblocking `send` was kept: measured as good as the bare loop.
+//!   So there is one way to send, no buffer in flight that must outlive its connection, and it is
+//!   the same on epoll. The sweep's plain nonblocking `send` was kept: measured as good as the bare
+//!   loop.
 //! - **Offsets of a batch** are given by the home shard when the batch is handed to the store, and
 //!   count only once it is committed: while one batch commits the next gathers, which is group
 //!   commit without a timer. An id that clashes with one beyond the dedupe window is answered as a
 //!   repeat, and the batch goes again without it.
-//! - **The past in pages.** A member whose offset its log does not reach back to reads pages from the
-//!   home shard's log or the store, one read for all who wait for the same page, and lets a page go
-//!   when its socket is full: what slow members hold is bounded, whatever they missed.
-//! - **Empty rooms** linger on their home shard only; other shards drop a room with its last member.
-//! - **Personal rooms** cost nothing until something is published there: then the user's connections
-//!   on each shard become members by themselves.
+//! - **The past in pages.** A member whose offset its log does not reach back to reads pages from
+//!   the home shard's log or the store, one read for all who wait for the same page, and lets a
+//!   page go when its socket is full: what slow members hold is bounded, whatever they missed.
+//! - **Empty rooms** linger on their home shard only; other shards drop a room with its last
+//!   member.
+//! - **Personal rooms** cost nothing until something is published there: then the user's
+//!   connections on each shard become members by themselves.
 //! - **Epochs** are the store's (one for a database); with `--store memory` each room has its own.
 //! - **Huge pages are off** for the heap: they doubled what an idle connection costs.
 //! - **redis-protocol, postgres-protocol** come with the parts that speak them.

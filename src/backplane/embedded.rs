@@ -18,7 +18,7 @@
 use hashbrown::HashMap;
 
 use super::{Outcome, Publish, Remembered};
-use crate::model::limits::COMMIT_PUBLICATIONS_MAX;
+use crate::model::limits::{COMMIT_PUBLICATIONS_MAX, REQUEST_OVERHEAD_BYTES};
 use crate::model::{Epoch, ErrorCode, MessageId, Position, Publication, RoomName, Timestamp};
 
 /// Why a batch was not committed.
@@ -43,6 +43,7 @@ pub struct Embedded<T> {
     flight: Option<Flight<T>>,
     remembered: Remembered,
     stored: bool,
+    batch_bytes_max: usize,
     /// A batch that clashed, without what clashed: it is handed over again before anything else.
     retry: Option<(Vec<Publication>, Flight<T>)>,
 }
@@ -57,14 +58,16 @@ struct Flight<T> {
 }
 
 impl<T> Embedded<T> {
-    /// A backplane without rooms. `stored`: batches are committed before they have an outcome.
-    pub fn new(stored: bool, remembered: Remembered) -> Self {
+    /// A backplane without rooms. `stored`: batches are committed before they have an outcome. A
+    /// batch ends with the publication that takes it to `batch_bytes_max`.
+    pub fn new(stored: bool, batch_bytes_max: usize, remembered: Remembered) -> Self {
         Self {
             rooms: HashMap::new(),
             queue: Vec::new(),
             flight: None,
             remembered,
             stored,
+            batch_bytes_max,
             retry: None,
         }
     }
@@ -115,15 +118,18 @@ impl<T> Embedded<T> {
             return Some(batch);
         }
         self.remembered.expire(now);
-        while !self.queue.is_empty() {
-            let (batch, flight) = self.number(now, ids, outcomes);
-            if self.stored && !batch.is_empty() {
-                self.flight = Some(flight);
-                return Some(batch);
-            }
-            self.settle(batch, flight, outcomes);
+        let (batch, flight) = self.number(now, ids, outcomes);
+        if self.stored && !batch.is_empty() {
+            self.flight = Some(flight);
+            return Some(batch);
         }
+        self.settle(batch, flight, outcomes);
         None
+    }
+
+    /// Whether [`Embedded::drive`] has something to hand over.
+    pub fn is_waiting(&self) -> bool {
+        self.flight.is_none() && (!self.queue.is_empty() || self.retry.is_some())
     }
 
     /// The commit of the batch in flight has ended.
@@ -205,7 +211,21 @@ impl<T> Embedded<T> {
         };
         let mut given: HashMap<RoomName, u64> = HashMap::new();
         let mut seen: HashMap<(RoomName, MessageId), usize> = HashMap::new();
-        let count = self.queue.len().min(COMMIT_PUBLICATIONS_MAX);
+        let mut bytes = 0;
+        let count = self
+            .queue
+            .iter()
+            .take(COMMIT_PUBLICATIONS_MAX)
+            .take_while(|(publish, _)| {
+                let within = bytes < self.batch_bytes_max;
+                let metadata = publish
+                    .metadata
+                    .as_ref()
+                    .map_or(0, |metadata| metadata.len());
+                bytes += publish.payload.len() + metadata + REQUEST_OVERHEAD_BYTES;
+                within
+            });
+        let count = count.count();
         for (publish, origin) in self.queue.drain(..count) {
             let Publish {
                 room,
@@ -329,7 +349,7 @@ mod tests {
     }
 
     fn embedded(stored: bool) -> Embedded<u32> {
-        let mut embedded = Embedded::new(stored, Remembered::new(1000, 100));
+        let mut embedded = Embedded::new(stored, 1 << 20, Remembered::new(1000, 100));
         for room in ["a", "b"] {
             embedded.open(
                 &RoomName::parse(room).unwrap(),

@@ -65,6 +65,8 @@ pub struct Hub {
     chunks: VecDeque<(RoomKey, u64, u64)>,
     log_bytes: usize,
     log_bytes_max: usize,
+    /// Bytes that were published since all had been swept.
+    unswept_bytes: usize,
     dirty: VecDeque<RoomKey>,
     /// Rooms whose members wait for a page that could not be asked for yet.
     starved: Vec<RoomKey>,
@@ -84,6 +86,7 @@ impl Hub {
             chunks: VecDeque::new(),
             log_bytes: 0,
             log_bytes_max,
+            unswept_bytes: 0,
             dirty: VecDeque::new(),
             starved: Vec::new(),
             pages_asked: 0,
@@ -215,6 +218,7 @@ impl Hub {
         if let Some(first) = pushed.chunk {
             self.chunks.push_back((key, serial, first));
         }
+        self.unswept_bytes += frame.len();
         self.mark_dirty(key);
         self.trim(key);
         true
@@ -291,6 +295,12 @@ impl Hub {
         }
     }
 
+    /// Whether so much waits to be swept that more would push out of the logs what nobody was
+    /// offered yet: then sweep before anything else is published.
+    pub fn is_pressed(&self) -> bool {
+        self.is_dirty() && self.unswept_bytes > self.log_bytes_max / 4
+    }
+
     /// Whether a sweep has something to do.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
@@ -323,6 +333,9 @@ impl Hub {
             if left == 0 {
                 break;
             }
+        }
+        if !self.is_dirty() {
+            self.unswept_bytes = 0;
         }
         self.is_dirty()
     }

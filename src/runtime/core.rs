@@ -160,9 +160,9 @@ impl Core {
     }
 
     /// Takes a new connection; returns its number and serial.
-    pub(super) fn accept(&mut self, stream: Rc<TcpStream>) -> (ConnIndex, u64) {
+    pub(super) fn accept(&mut self, stream: Rc<TcpStream>, crowded: bool) -> (ConnIndex, u64) {
         let (index, serial) = self.sockets.insert(stream);
-        self.handle(Event::Accepted(index));
+        self.handle(Event::Accepted(index, crowded));
         (index, serial)
     }
 
@@ -259,7 +259,9 @@ impl Core {
     /// Does what there is to do.
     pub(super) fn turn(&mut self) -> Turn {
         self.kicked = false;
-        while let Some(letter) = self.mailbox.take() {
+        while !self.shard.is_pressed()
+            && let Some(letter) = self.mailbox.take()
+        {
             self.open_letter(letter);
         }
         let now = self.clock.now();
@@ -274,7 +276,7 @@ impl Core {
             }
         }
         self.perform();
-        more |= self.carry();
+        more |= self.carry() | self.shard.wants_turn();
         self.publish_stats(now.ms);
         if self.is_done(now.ms) {
             // The store's threads end when no shard can ask them any more.

@@ -51,7 +51,8 @@ use crate::store::Store;
 const SHARDS_MAX: usize = 64;
 /// Entries of a shard's ring, unless set.
 const RING_ENTRIES: u32 = 4096;
-/// Open files that are not connections: listeners, rings, the store, the log.
+/// Open files that are not connections, or connections that only ask for a page: listeners, rings,
+/// the store, the log.
 const FILES_RESERVED: u64 = 64;
 
 /// Serves until it is told to drain.

@@ -25,7 +25,7 @@ pub(super) struct Stats {
     pub(super) shards: Vec<ShardStats>,
     /// Sockets open now.
     pub(super) open: AtomicUsize,
-    /// Connections turned away because there were too many.
+    /// Connections turned away unheard because there were far too many.
     pub(super) turned_away: AtomicU64,
     /// Whether all shards listen.
     pub(super) serving: AtomicBool,
@@ -148,7 +148,7 @@ impl Stats {
         Snapshot {
             connections: total.connections,
             connections_accepted: total.accepted,
-            connections_refused: self.turned_away.load(Ordering::Relaxed),
+            connections_refused: self.turned_away.load(Ordering::Relaxed) + total.turned_away,
             rooms: total.rooms,
             members: total.members,
             accepted: total.published,

@@ -8,7 +8,7 @@ use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monoio::io::Canceller;
 use monoio::net::{TcpListener, TcpStream};
@@ -20,8 +20,12 @@ use crate::net::response;
 
 /// Between two ticks.
 const TICK: Duration = Duration::from_millis(100);
+/// Connections beyond `--max-connections` that may ask for a page.
+const CROWD: usize = 16;
 /// How long accepting rests when there are no descriptors or no memory left.
 const REST: Duration = Duration::from_millis(100);
+/// Between two complaints about that.
+const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// Runs a shard until it is done.
 pub(super) async fn run(core: Shared, listener: StdListener) -> io::Result<()> {
@@ -80,20 +84,21 @@ async fn tick_all(core: Shared) {
 
 async fn accept_all(core: Shared, listener: TcpListener, cancel: monoio::io::CancelHandle) {
     let stats = core.borrow().stats.clone();
-    let mut complained = false;
+    let mut complained: Option<Instant> = None;
     while !stats.draining.load(Ordering::Acquire) {
         match listener.cancelable_accept(cancel.clone()).await {
             Ok((stream, _)) => {
-                complained = false;
                 let open = stats.open.fetch_add(1, Ordering::AcqRel);
-                if open >= stats.connections_max {
+                if open >= stats.connections_max + CROWD {
                     stats.open.fetch_sub(1, Ordering::AcqRel);
                     stats.turned_away.fetch_add(1, Ordering::Relaxed);
                     turn_away(&stream);
                     continue;
                 }
+                // So that `/health` is answered when all places are taken.
+                let crowded = open >= stats.connections_max;
                 let stream = Rc::new(stream);
-                let (index, serial) = core.borrow_mut().accept(stream.clone());
+                let (index, serial) = core.borrow_mut().accept(stream.clone(), crowded);
                 monoio::spawn(read_all(core.clone(), stream, index, serial));
             }
             Err(_) if stats.draining.load(Ordering::Acquire) => return,
@@ -101,7 +106,8 @@ async fn accept_all(core: Shared, listener: TcpListener, cancel: monoio::io::Can
                 if is_of_one_connection(&error) {
                     continue;
                 }
-                if !std::mem::replace(&mut complained, true) {
+                if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
+                    complained = Some(Instant::now());
                     let shard = core.borrow().id;
                     tracing::error!(shard, %error, "connections can't be accepted; raise the \
                         limit of open files (ulimit -n) or lower --max-connections");

@@ -62,6 +62,8 @@ pub(super) struct Outbox {
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) phase: Phase,
+    /// Whether it is one too many, and may not become a WebSocket.
+    pub(super) crowded: bool,
     /// Whether the socket takes no more for now.
     pub(super) blocked: bool,
     /// Whether it stands in the list of those with an outbox to flush.
@@ -100,6 +102,7 @@ impl Conn {
     pub(super) fn new(generation: u32, client_id: ClientId, now_ms: u64, head_ms: u64) -> Self {
         Self {
             phase: Phase::Head,
+            crowded: false,
             blocked: false,
             queued: false,
             paused: false,

@@ -60,6 +60,8 @@ pub struct Counters {
     pub gaps_lost: u64,
     /// Slow consumers closed.
     pub slow_closed: u64,
+    /// Upgrades refused because there were too many connections.
+    pub turned_away: u64,
     /// Upgrades refused and requests that were no HTTP.
     pub refused: u64,
     /// Panics contained to one connection.
@@ -71,7 +73,7 @@ pub struct Counters {
 }
 
 /// How many numbers [`Counters`] are.
-pub const CELLS: usize = 19 + CLOSE_CODES.len() + ERROR_CODES.len();
+pub const CELLS: usize = 20 + CLOSE_CODES.len() + ERROR_CODES.len();
 
 impl Counters {
     /// All numbers, in an order of their own.
@@ -119,6 +121,7 @@ impl Counters {
             &mut self.gaps_slow,
             &mut self.gaps_lost,
             &mut self.slow_closed,
+            &mut self.turned_away,
             &mut self.refused,
             &mut self.panics,
         ]

@@ -32,8 +32,9 @@ pub struct Now {
 /// All that can happen to a shard.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A connection was accepted under this number, which is free.
-    Accepted(ConnIndex),
+    /// A connection was accepted under this number, which is free. `true`: it is one too many, and
+    /// may ask for a page but not for a WebSocket.
+    Accepted(ConnIndex, bool),
     /// Bytes came. They may be changed (unmasked) in place.
     Bytes(ConnIndex, &'a mut [u8]),
     /// The peer ended the connection, or it broke.

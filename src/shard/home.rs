@@ -74,10 +74,19 @@ pub(super) struct Home {
 }
 
 impl Home {
-    pub(super) fn new(stored: bool, dedupe_ms: u64, remembered_max: usize) -> Self {
+    pub(super) fn new(
+        stored: bool,
+        batch_bytes_max: usize,
+        dedupe_ms: u64,
+        remembered_max: usize,
+    ) -> Self {
         Self {
             rooms: HashMap::new(),
-            backplane: Embedded::new(stored, Remembered::new(dedupe_ms, remembered_max)),
+            backplane: Embedded::new(
+                stored,
+                batch_bytes_max,
+                Remembered::new(dedupe_ms, remembered_max),
+            ),
             reads: HashMap::new(),
             linger: VecDeque::new(),
         }

@@ -29,12 +29,13 @@ impl Shard {
         let Some(conn) = self.conn_mut(index) else {
             return;
         };
+        let crowded = conn.crowded;
         let mut stash = conn.stash.take().unwrap_or_default();
         let bytes = &mut stash.0;
         bytes.extend_from_slice(input);
         let parsed = contained(|| net::head::parse(bytes));
         let route = match parsed {
-            Some(Ok(Some((head, end)))) => self.route(&head, &bytes[end..]),
+            Some(Ok(Some((head, end)))) => self.route(&head, &bytes[end..], crowded),
             Some(Ok(None)) => {
                 if let Some(conn) = self.conn_mut(index) {
                     conn.stash = Some(stash);
@@ -52,11 +53,19 @@ impl Shard {
                 ))
             }
         };
+        if crowded && matches!(route, Route::Refuse(_)) {
+            self.counters.turned_away += 1;
+        }
         self.take_route(index, route);
     }
 
-    fn route(&self, head: &Head<'_>, behind: &[u8]) -> Route {
+    fn route(&self, head: &Head<'_>, behind: &[u8], crowded: bool) -> Route {
         match (head.path, self.options.echo_message_bytes_max) {
+            ("/ws" | "/echo", _) if crowded => {
+                let again = [("Retry-After", "1")];
+                let why = "as many connections as this instance takes; try again later";
+                Route::Refuse(response::error(503, "overloaded", why, &again))
+            }
             ("/ws", _) => self.route_upgrade(head, behind),
             ("/echo", 1..) => match upgrade::accept(head, behind, None) {
                 Ok(answer) => Route::Echo(answer),

@@ -32,11 +32,12 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Lanes to so many shards (one of them oneself, never used).
-    pub(super) fn new(shards: u16) -> Self {
+    /// Lanes to so many shards (one of them oneself, never used), each with room for so many bytes
+    /// of deliveries, or [`LANE_DELIVERY_BYTES_MAX`].
+    pub(super) fn new(shards: u16, delivery_bytes_max: usize) -> Self {
         Self {
             lanes: (0..shards).map(|_| Lane::default()).collect(),
-            delivery_bytes_max: LANE_DELIVERY_BYTES_MAX,
+            delivery_bytes_max: delivery_bytes_max.min(LANE_DELIVERY_BYTES_MAX),
         }
     }
 
@@ -66,7 +67,8 @@ impl Lanes {
         if lane.behind.contains_key(&key) {
             return;
         }
-        if lane.delivery_bytes + delivery.frame.len() > self.delivery_bytes_max {
+        let bytes = lane.delivery_bytes + delivery.frame.len();
+        if bytes > self.delivery_bytes_max && lane.delivery_bytes > 0 {
             lane.behind.insert(key, delivery.offset);
             return;
         }
@@ -117,6 +119,13 @@ impl Lanes {
 
     /// Whether a delivery of `bytes` has room.
     pub(super) fn has_room(&self, to: ShardId, bytes: usize) -> bool {
-        self.lanes[usize::from(to)].delivery_bytes + bytes <= self.delivery_bytes_max
+        let waiting = self.lanes[usize::from(to)].delivery_bytes;
+        // One goes in, however large.
+        waiting == 0 || waiting + bytes <= self.delivery_bytes_max
+    }
+
+    /// Whether any room is behind for any shard.
+    pub(super) fn is_any_behind(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.behind.is_empty())
     }
 }

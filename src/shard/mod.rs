@@ -101,9 +101,14 @@ impl Shard {
             hasher: DefaultHashBuilder::default(),
             flush: Vec::new(),
             stalled: Vec::new(),
-            lanes: Lanes::new(options.shards),
+            lanes: Lanes::new(options.shards, options.log_bytes_max / 4),
             outstanding: vec![Outstanding::default(); usize::from(options.shards)],
-            home: Home::new(options.stored, options.dedupe_ms, remembered),
+            home: Home::new(
+                options.stored,
+                options.log_bytes_max / 4,
+                options.dedupe_ms,
+                remembered,
+            ),
             effects: Vec::new(),
             scratch: Vec::new(),
             tick_at: 0,
@@ -122,7 +127,7 @@ impl Shard {
     pub fn handle(&mut self, now: Now, event: Event<'_>, effects: &mut Vec<Effect>) {
         self.now = now;
         match event {
-            Event::Accepted(index) => self.on_accepted(index),
+            Event::Accepted(index, crowded) => self.on_accepted(index, crowded),
             Event::Bytes(index, bytes) => self.on_bytes(index, bytes),
             Event::Ended(index) => self.remove(index),
             Event::Writable(index) => self.on_writable(index),
@@ -140,7 +145,10 @@ impl Shard {
     pub fn turn_end(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.now = now;
         self.resume_stalled();
-        self.drive_backplane();
+        // What the logs could not keep until it was offered to all is not published yet.
+        if !self.is_pressed() && !self.lanes.is_any_behind() {
+            self.drive_backplane();
+        }
         effects.append(&mut self.effects);
     }
 
@@ -150,6 +158,16 @@ impl Shard {
         let more = self.sweep_sends(socket, SWEEP_SENDS_MAX);
         effects.append(&mut self.effects);
         more
+    }
+
+    /// Whether another turn has something to hand over, though nothing else happens.
+    pub fn wants_turn(&self) -> bool {
+        self.home.backplane.is_waiting()
+    }
+
+    /// Whether to sweep before any more mail is taken.
+    pub fn is_pressed(&self) -> bool {
+        self.hub.is_pressed()
     }
 
     /// Whether the connection wants to be read.
@@ -232,7 +250,7 @@ impl Shard {
         (conn.phase != Phase::Closing).then(|| conn.out())
     }
 
-    fn on_accepted(&mut self, index: ConnIndex) {
+    fn on_accepted(&mut self, index: ConnIndex, crowded: bool) {
         let at = index as usize;
         if at >= self.conns.len() {
             self.conns.resize_with(at + 1, || None);
@@ -242,12 +260,9 @@ impl Shard {
         self.generations[at] = self.generations[at].wrapping_add(1);
         let id = crate::model::ClientId::from_bits(self.rng.u128(..));
         let (now_ms, head_ms) = (self.now.ms, self.options.handshake_ms);
-        self.conns[at] = Some(Box::new(Conn::new(
-            self.generations[at],
-            id,
-            now_ms,
-            head_ms,
-        )));
+        let mut conn = Conn::new(self.generations[at], id, now_ms, head_ms);
+        conn.crowded = crowded;
+        self.conns[at] = Some(Box::new(conn));
         self.counters.accepted += 1;
         self.counters.connections += 1;
     }

@@ -99,9 +99,14 @@ fn as_many_connections_as_are_allowed() {
         "{used:?} for doing nothing"
     );
 
+    // Whoever watches over it is still answered.
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.get("/metrics").status, 200);
+    assert_eq!(server.get("/ready").status, 503);
+
     clients.truncate(2);
     eventually("a place to be free", || {
-        let answer = server.get("/health");
+        let answer = server.get("/ready");
         (answer.status == 200).then_some(())
     });
     Client::new(&server).join("a");
@@ -241,6 +246,7 @@ fn a_low_limit_of_open_files_is_reckoned_with() {
     let mut clients: Vec<_> = (0..16).map(|_| Client::new(&server)).collect();
     for _ in 0..30 {
         let mut socket = connect(server.port);
+        socket.write_all(upgrade_head("/ws").as_bytes()).unwrap();
         let answer = String::from_utf8(read_to_end(&mut socket)).unwrap();
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     }

@@ -179,7 +179,7 @@ impl World {
             ..Wire::default()
         });
         node.shard
-            .handle(now, Event::Accepted(index), &mut node.effects);
+            .handle(now, Event::Accepted(index, false), &mut node.effects);
         let head = self.clients[at].connect((shard, index), &mut self.rng);
         if let Some(wire) = node.wires.get(index) {
             wire.inbound = head;
@@ -299,7 +299,9 @@ impl World {
             let more = node.shard.sweep(now, &mut node.wires, &mut node.effects);
             self.perform(at);
             self.carry(at);
-            if !more {
+            // While a mailbox is full nothing is handed over: the carrier comes again.
+            let shard = &self.nodes[at].shard;
+            if !more && (!shard.wants_turn() || shard.lanes.is_any_behind()) {
                 let shard = &self.nodes[at].shard;
                 let waits = shard.stalled.iter().find(|&&index| shard.may_take(index));
                 assert!(waits.is_none(), "who has credit again waits for a tick");
