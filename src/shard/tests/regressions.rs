@@ -394,7 +394,6 @@ fn a_lane_that_is_behind_holds_publishing_back_so_that_nothing_falls_off_the_log
     let mut options = options(2, false);
     options.log_bytes_max = 2_000;
     let mut stage = Stage::new(options);
-    stage.shards[1].0.lanes.set_bytes_max(2_000);
     let (peer, other) = (stage.connect(0, "/ws"), stage.connect(1, "/ws"));
     let room = room_of(1);
     stage.say(peer, &format!(r#"{{"type":"join","room":"{room}"}}"#));
