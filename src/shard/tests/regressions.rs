@@ -392,7 +392,7 @@ fn an_outbox_that_is_never_empty_does_not_grow() {
 #[test]
 fn a_lane_that_is_behind_holds_publishing_back_so_that_nothing_falls_off_the_log() {
     let mut options = options(2, false);
-    options.log_bytes_max = 2_000;
+    options.log_bytes_max = 8_000;
     let mut stage = Stage::new(options);
     let (peer, other) = (stage.connect(0, "/ws"), stage.connect(1, "/ws"));
     let room = room_of(1);
@@ -404,9 +404,9 @@ fn a_lane_that_is_behind_holds_publishing_back_so_that_nothing_falls_off_the_log
         .find(is_there)
         .expect("some are");
     let pad = "x".repeat(600);
-    for at in 0..10 {
+    for at in 0..30 {
         // Another room's messages drive this one's from the log.
-        let to = if at < 5 { &room } else { &another };
+        let to = if at < 15 { &room } else { &another };
         stage.say(
             other,
             &format!(r#"{{"type":"publish","room":"{to}","payload":"{pad}"}}"#),
@@ -416,6 +416,6 @@ fn a_lane_that_is_behind_holds_publishing_back_so_that_nothing_falls_off_the_log
     stage.pump();
     let heard = stage.heard(peer);
     let messages = heard.matches("\"type\":\"message\"").count();
-    assert_eq!(messages, 5, "{heard}");
+    assert_eq!(messages, 15, "{heard}");
     assert!(!heard.contains("gap"), "{heard}");
 }
