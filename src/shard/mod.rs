@@ -69,6 +69,9 @@ pub struct Shard {
     hub: Hub,
     conns: Vec<Option<Box<Conn>>>,
     generations: Vec<u32>,
+    /// Which connections can be sent to without a look at them: open, not blocked, nothing in the
+    /// outbox. Becomes true only when an outbox was flushed; false wherever one of these ends.
+    plain: Vec<bool>,
     /// Open connections by user id.
     users: HashTable<ConnIndex>,
     hasher: DefaultHashBuilder,
@@ -97,6 +100,7 @@ impl Shard {
             hub: Hub::new(options.log_bytes_max),
             conns: Vec::new(),
             generations: Vec::new(),
+            plain: Vec::new(),
             users: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             flush: Vec::new(),
@@ -215,6 +219,13 @@ impl Shard {
         assert_eq!(members, joined, "members and memberships agree");
         for (index, conn) in self.conns.iter().enumerate() {
             let Some(conn) = conn else { continue };
+            let sendable = matches!(conn.phase, Phase::Open | Phase::Leaving)
+                && !conn.blocked
+                && conn.outbox.is_none();
+            assert!(
+                sendable || !self.plain[index],
+                "who is plain can be sent to"
+            );
             for membership in &conn.memberships {
                 let room = self.hub.room(membership.room).expect("its rooms are here");
                 if let Some(place) = membership.place {
@@ -247,6 +258,7 @@ impl Shard {
             conn.queued = true;
             self.flush.push(index);
         }
+        self.plain[index as usize] = false;
         (conn.phase != Phase::Closing).then(|| conn.out())
     }
 
@@ -255,6 +267,7 @@ impl Shard {
         if at >= self.conns.len() {
             self.conns.resize_with(at + 1, || None);
             self.generations.resize(at + 1, 0);
+            self.plain.resize(at + 1, false);
         }
         debug_assert!(self.conns[at].is_none(), "the number is free");
         self.generations[at] = self.generations[at].wrapping_add(1);
@@ -331,6 +344,7 @@ impl Shard {
             .is_some()
         {
             self.counters.connections -= 1;
+            self.plain[index as usize] = false;
         }
     }
 

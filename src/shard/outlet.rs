@@ -29,6 +29,7 @@ pub trait Socket {
 /// What a sweep works on.
 struct Sweep<'a, S> {
     conns: &'a mut [Option<Box<Conn>>],
+    plain: &'a mut [bool],
     flush: &'a mut Vec<ConnIndex>,
     socket: &'a mut S,
     effects: &'a mut Vec<Effect>,
@@ -67,6 +68,7 @@ impl<S: Socket> Sweep<'_, S> {
         {
             conn.blocked = true;
             conn.progress_ms = now_ms;
+            self.plain[index as usize] = false;
             self.effects.push(Effect::AwaitWritable(index));
         }
         sent
@@ -93,6 +95,10 @@ impl<S: Socket> Sweep<'_, S> {
             }
         }
         if let Some(conn) = self.conn(index)
+            && matches!(conn.phase, Phase::Open | Phase::Leaving)
+        {
+            self.plain[index as usize] = true;
+        } else if let Some(conn) = self.conn(index)
             && conn.phase == Phase::Closing
             && !conn.shut
         {
@@ -108,12 +114,18 @@ impl<S: Socket> Sweep<'_, S> {
 
 impl<S: Socket> Outlet for Sweep<'_, S> {
     fn ready(&mut self, index: ConnIndex) -> bool {
+        if self.plain[index as usize] {
+            return true;
+        }
         self.conn(index)
             .is_some_and(|conn| !conn.blocked && matches!(conn.phase, Phase::Open | Phase::Leaving))
     }
 
     /// What waits in the outbox goes first, and in the same call if it is not much to copy.
     fn send(&mut self, index: ConnIndex, bytes: &[u8]) -> usize {
+        if self.plain[index as usize] {
+            return self.send_now(index, bytes);
+        }
         let Some(conn) = self.conn(index) else {
             return 0;
         };
@@ -138,10 +150,12 @@ impl<S: Socket> Outlet for Sweep<'_, S> {
     fn keep(&mut self, index: ConnIndex, rest: &[u8]) {
         if let Some(conn) = self.conn(index) {
             conn.out().extend_from_slice(rest);
+            self.plain[index as usize] = false;
         }
     }
 
     fn gap(&mut self, index: ConnIndex, room: &RoomName, from: u64, to: u64, slow: bool) -> bool {
+        self.plain[index as usize] = false;
         if slow && self.slow_consumer == SlowConsumer::Disconnect {
             self.slow.push(index);
             return false;
@@ -167,6 +181,7 @@ impl Shard {
         let outboxes = std::mem::take(&mut self.flush);
         let mut sweep = Sweep {
             conns: &mut self.conns,
+            plain: &mut self.plain,
             flush: &mut self.flush,
             socket,
             effects: &mut self.effects,
