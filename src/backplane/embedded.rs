@@ -149,29 +149,21 @@ impl<T> Embedded<T> {
                 for later in &mut batch[index..] {
                     later.offset -= u64::from(later.room == clashed.room);
                 }
-                let origin = flight.origins.remove(index);
-                let (room, id) = (clashed.room.clone(), clashed.id);
-                outcomes.push(Outcome::Repeated {
-                    room,
-                    id,
-                    offset,
-                    origin,
-                });
-                let mut kept = Vec::new();
-                for (of, origin) in flight.repeats {
-                    if of == index {
-                        let (room, id) = (clashed.room.clone(), clashed.id);
-                        outcomes.push(Outcome::Repeated {
-                            room,
-                            id,
-                            offset,
-                            origin,
-                        });
-                    } else {
-                        kept.push((of - usize::from(of > index), origin));
+                let (same, others): (Vec<_>, Vec<_>) =
+                    flight.repeats.into_iter().partition(|&(of, _)| of == index);
+                let first = flight.origins.remove(index);
+                let repeats = same.into_iter().map(|(_, origin)| origin);
+                outcomes.extend([first].into_iter().chain(repeats).map(|origin| {
+                    let (room, id) = (clashed.room.clone(), clashed.id);
+                    Outcome::Repeated {
+                        room,
+                        id,
+                        offset,
+                        origin,
                     }
-                }
-                flight.repeats = kept;
+                }));
+                let renumbered = |(of, origin)| (of - usize::from(of > index), origin);
+                flight.repeats = others.into_iter().map(renumbered).collect();
                 if !batch.is_empty() {
                     self.retry = Some((batch, flight));
                 }

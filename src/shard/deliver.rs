@@ -5,10 +5,11 @@ use bytes::Bytes;
 use super::connection::{Membership, Phase};
 use super::event::{Delivery, Effect, Lost, Reply, ShardId, StoreRequest};
 use super::home::{Origin, shards_of};
+use super::lanes::Behind;
 use super::{ConnId, Mail, Shard};
 use crate::backplane::{CommitFailure, Outcome};
 use crate::hub::{ConnIndex, Member, RoomKey};
-use crate::model::{Epoch, Publication, RoomName};
+use crate::model::{Epoch, MessageId, Publication, RoomName};
 use crate::protocol::event;
 
 impl Shard {
@@ -52,13 +53,7 @@ impl Shard {
                     let Publication {
                         room, id, offset, ..
                     } = publication;
-                    self.settle(origin, |asker, echo| Reply::Published {
-                        asker,
-                        room,
-                        id,
-                        offset,
-                        echo,
-                    });
+                    self.ack(origin, room, id, offset);
                 }
                 Outcome::Repeated {
                     room,
@@ -67,13 +62,7 @@ impl Shard {
                     origin,
                 } => {
                     self.counters.repeated += 1;
-                    self.settle(origin, |asker, echo| Reply::Published {
-                        asker,
-                        room,
-                        id,
-                        offset,
-                        echo,
-                    });
+                    self.ack(origin, room, id, offset);
                 }
                 Outcome::Refused {
                     room,
@@ -91,6 +80,16 @@ impl Shard {
                 }
             }
         }
+    }
+
+    fn ack(&mut self, origin: Origin, room: RoomName, id: MessageId, offset: u64) {
+        self.settle(origin, |asker, echo| Reply::Published {
+            asker,
+            room,
+            id,
+            offset,
+            echo,
+        });
     }
 
     fn settle(&mut self, origin: Origin, reply: impl FnOnce(super::Asker, bool) -> Reply) {
@@ -249,15 +248,16 @@ impl Shard {
     /// continuation of rooms that are behind.
     pub fn carry(&mut self, to: ShardId) -> Vec<Mail> {
         let mut mail = self.lanes.take(to);
-        for (key, offset) in self.lanes.take_behind(to) {
-            self.read_on(to, key, offset);
+        for (key, behind) in self.lanes.take_behind(to) {
+            self.read_on(to, key, behind);
         }
         mail.extend(self.lanes.take(to));
         mail
     }
 
     /// Puts a room that is behind for a shard back into its lane, as far as there is room.
-    fn read_on(&mut self, to: ShardId, key: RoomKey, mut offset: u64) {
+    fn read_on(&mut self, to: ShardId, key: RoomKey, behind: Behind) {
+        let Behind { mut offset, skips } = behind;
         let Some(room) = self.hub.room(key) else {
             return;
         };
@@ -279,7 +279,7 @@ impl Shard {
         while let Some(chunk) = log.chunk(offset) {
             let frame = chunk.frame(offset);
             if !self.lanes.has_room(to, frame.len()) {
-                self.lanes.set_behind(to, key, offset);
+                self.lanes.set_behind(to, key, Behind { offset, skips });
                 return;
             }
             let frame = Bytes::copy_from_slice(frame);
@@ -289,7 +289,10 @@ impl Shard {
                 epoch,
                 offset,
                 frame,
-                skip: None,
+                skip: skips
+                    .iter()
+                    .find(|&&(at, _)| at == offset)
+                    .map(|&(_, conn)| conn),
             };
             self.lanes.post_delivery(to, key, delivery);
             offset += 1;

@@ -12,16 +12,24 @@
 
 use hashbrown::HashMap;
 
-use super::event::{Delivery, Mail, ShardId};
+use super::event::{ConnId, Delivery, Mail, ShardId};
 use crate::hub::RoomKey;
 use crate::model::limits::LANE_DELIVERY_BYTES_MAX;
+
+/// Where a room that is behind for a shard is to be read on, and whose ack takes the message's place
+/// at which offset from there on.
+#[derive(Debug)]
+pub(super) struct Behind {
+    pub(super) offset: u64,
+    pub(super) skips: Vec<(u64, ConnId)>,
+}
 
 /// One shard's lane.
 #[derive(Debug, Default)]
 struct Lane {
     mail: Vec<Mail>,
     delivery_bytes: usize,
-    behind: HashMap<RoomKey, u64>,
+    behind: HashMap<RoomKey, Behind>,
 }
 
 /// All lanes of a shard.
@@ -64,12 +72,16 @@ impl Lanes {
     /// Puts in a delivery, or notes that the room is behind for that shard.
     pub(super) fn post_delivery(&mut self, to: ShardId, key: RoomKey, delivery: Delivery) {
         let lane = &mut self.lanes[usize::from(to)];
-        if lane.behind.contains_key(&key) {
+        let Delivery { offset, skip, .. } = delivery;
+        let skip = skip.map(|conn| (offset, conn));
+        if let Some(behind) = lane.behind.get_mut(&key) {
+            behind.skips.extend(skip);
             return;
         }
         let bytes = lane.delivery_bytes + delivery.frame.len();
         if bytes > self.delivery_bytes_max && lane.delivery_bytes > 0 {
-            lane.behind.insert(key, delivery.offset);
+            let skips = skip.into_iter().collect();
+            lane.behind.insert(key, Behind { offset, skips });
             return;
         }
         lane.delivery_bytes += delivery.frame.len();
@@ -91,7 +103,7 @@ impl Lanes {
     }
 
     /// Takes the rooms that are behind for a shard whose lane has room again.
-    pub(super) fn take_behind(&mut self, to: ShardId) -> Vec<(RoomKey, u64)> {
+    pub(super) fn take_behind(&mut self, to: ShardId) -> Vec<(RoomKey, Behind)> {
         let lane = &mut self.lanes[usize::from(to)];
         if lane.mail.is_empty() && !lane.behind.is_empty() {
             lane.behind.drain().collect()
@@ -112,9 +124,9 @@ impl Lanes {
         }
     }
 
-    /// Notes a room as behind again from `offset`.
-    pub(super) fn set_behind(&mut self, to: ShardId, key: RoomKey, offset: u64) {
-        self.lanes[usize::from(to)].behind.insert(key, offset);
+    /// Notes a room as behind again.
+    pub(super) fn set_behind(&mut self, to: ShardId, key: RoomKey, behind: Behind) {
+        self.lanes[usize::from(to)].behind.insert(key, behind);
     }
 
     /// Whether a delivery of `bytes` has room.
@@ -127,5 +139,41 @@ impl Lanes {
     /// Whether any room is behind for any shard.
     pub(super) fn is_any_behind(&self) -> bool {
         self.lanes.iter().any(|lane| !lane.behind.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::hub::Hub;
+    use crate::model::{Epoch, RoomName};
+
+    #[test]
+    fn a_room_that_is_behind_keeps_whose_ack_takes_the_messages_place() {
+        let room = RoomName::parse("r").unwrap();
+        let key = Hub::new(0).find_or_make(&room);
+        let mut lanes = Lanes::new(2, 10);
+        let conn = ConnId {
+            index: 7,
+            generation: 1,
+        };
+        for offset in 1..=4 {
+            let delivery = Delivery {
+                room: room.clone(),
+                epoch: Epoch::new(1, 1),
+                offset,
+                frame: Bytes::from_static(b"12345678"),
+                skip: (offset == 2 || offset == 4).then_some(conn),
+            };
+            lanes.post_delivery(1, key, delivery);
+        }
+        assert_eq!(lanes.take(1).len(), 1, "one goes in");
+        let behind = lanes.take_behind(1);
+        assert_eq!(behind.len(), 1);
+        assert_eq!(behind[0].1.offset, 2);
+        assert_eq!(behind[0].1.skips, [(2, conn), (4, conn)]);
+        assert!(!lanes.is_any_behind());
     }
 }
