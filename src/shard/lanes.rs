@@ -16,8 +16,8 @@ use super::event::{ConnId, Delivery, Mail, ShardId};
 use crate::hub::RoomKey;
 use crate::model::limits::LANE_DELIVERY_BYTES_MAX;
 
-/// Where a room that is behind for a shard is to be read on, and whose ack takes the message's place
-/// at which offset from there on.
+/// Where a room that is behind for a shard is to be read on, and at which offsets from there on an
+/// ack takes the message's place, and whose.
 #[derive(Debug)]
 pub(super) struct Behind {
     pub(super) offset: u64,
