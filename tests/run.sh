@@ -38,7 +38,8 @@ for name in $(compgen -e | grep -E '^(RINGCAST_.*|SERVER_PORT|INSTANCE_ID|REDIS_
   unset "$name"
 done
 # The long variants of the server's tests.
-[ "$all" = 1 ] && export RINGCAST_TEST_ALL=1
+# The long ones take a core or two each: side by side they would be late for their own deadlines.
+[ "$all" = 1 ] && export RINGCAST_TEST_ALL=1 RUST_TEST_THREADS=1
 # Tests hold many sockets.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null
 

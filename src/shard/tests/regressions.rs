@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::hub::ConnIndex;
 use crate::model::{Epoch, Timestamp};
 use crate::net::OriginPolicy;
+use crate::shard::lanes::Behind;
 use crate::shard::{
     Effect, Event, Gone, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket, StoreReply,
     StoreRequest,
@@ -418,4 +419,41 @@ fn a_lane_that_is_behind_holds_publishing_back_so_that_nothing_falls_off_the_log
     let messages = heard.matches("\"type\":\"message\"").count();
     assert_eq!(messages, 15, "{heard}");
     assert!(!heard.contains("gap"), "{heard}");
+}
+
+#[test]
+fn a_lane_that_is_behind_tells_what_fell_off_the_log_even_if_all_did() {
+    let mut options = options(2, false);
+    options.log_bytes_max = 8_000;
+    let mut stage = Stage::new(options);
+    let (peer, other) = (stage.connect(0, "/ws"), stage.connect(1, "/ws"));
+    let room = room_of(1);
+    stage.say(peer, &format!(r#"{{"type":"join","room":"{room}"}}"#));
+    stage.pump();
+    let is_there = |name: &String| crate::model::RoomName::parse(name).unwrap().home(2) == 1;
+    let another = (0..)
+        .map(|n| format!("e{n}"))
+        .find(is_there)
+        .expect("some are");
+    let pad = "x".repeat(600);
+    for at in 0..30 {
+        let to = if at < 2 { &room } else { &another };
+        stage.say(
+            other,
+            &format!(r#"{{"type":"publish","room":"{to}","payload":"{pad}"}}"#),
+        );
+        stage.turn(1);
+    }
+    // As if the lane had been full from the first on; by now the log has none of them.
+    let home = &mut stage.shards[1].0;
+    let key = home.hub.find(&room).unwrap();
+    let log = home.hub.room(key).unwrap().log().unwrap();
+    assert_eq!((log.first(), log.next()), (3, 3));
+    home.lanes.take(0);
+    let (offset, skips) = (1, Vec::new());
+    home.lanes.set_behind(0, key, Behind { offset, skips });
+    stage.pump();
+    let heard = stage.heard(peer);
+    assert!(heard.contains("\"from\":1,\"to\":2"), "{heard}");
+    assert!(!heard.contains("\"type\":\"message\""), "{heard}");
 }
