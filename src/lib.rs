@@ -34,9 +34,10 @@
 //! | [`model`] | words: ids, positions, publications, codes, limits | - |
 //! | [`net`] | HTTP heads, upgrades, WebSocket frames: bytes <-> values | model |
 //! | [`protocol`] | the native JSON frames | net, model |
+//! | [`resp`] | the wire of Redis | model |
 //! | [`hub`] | a shard's rooms: logs, cursors, the sweep | model |
 //! | [`store`] | the embedded store | model |
-//! | [`backplane`] | what orders and keeps publications | model |
+//! | [`backplane`] | what orders and keeps publications: embedded, or Redis | resp, model |
 //! | [`shard`] | `Event` -> `Shard::handle` -> `Effect` | the above but store |
 //! | [`runtime`] | the machine room: threads, sockets, mail, clocks, signals | all |
 //! | [`config`], [`telemetry`], [`web`] | the porch: settings, log and metrics, the page | net, model |
@@ -87,6 +88,7 @@ pub mod hub;
 pub mod model;
 pub mod net;
 pub mod protocol;
+pub mod resp;
 pub mod runtime;
 pub mod shard;
 pub mod store;

@@ -4,12 +4,14 @@
 //! either takes it as an argument. Imports nothing of this crate.
 
 pub mod codes;
+pub mod entry;
 pub mod ids;
 pub mod limits;
 pub mod position;
 pub mod publication;
 
 pub use codes::{CloseCode, ErrorCode};
+pub use entry::EntryId;
 pub use ids::{ClientId, Name, RoomName, RoomNameError, name_is_valid};
 pub use position::{Epoch, Position};
 pub use publication::{MessageId, Publication, Timestamp};

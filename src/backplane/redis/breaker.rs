@@ -1,0 +1,1 @@
+//! Whether Redis is to be asked: closed, open, half-open.

@@ -1,0 +1,1 @@
+//! Envelopes of the channel and entries of the stream, read into items.

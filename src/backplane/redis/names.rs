@@ -1,0 +1,1 @@
+//! The names in Redis, by prefix and partition (PROTOCOL 5).

@@ -1,0 +1,1 @@
+//! Which item is next; holes, repair and epochs.

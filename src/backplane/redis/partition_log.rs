@@ -1,0 +1,1 @@
+//! The recent items of a partition, by room and offset.

@@ -1,0 +1,1 @@
+//! Publications on their way into Redis: numbered, called, repeated, settled.

@@ -1,0 +1,1 @@
+//! Who is in which room on the other instances; kicks.

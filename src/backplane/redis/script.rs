@@ -1,0 +1,1 @@
+//! The Lua scripts: their arguments and replies.

@@ -1,0 +1,1 @@
+//! The records of what is held on disk while Redis is away.
