@@ -13,32 +13,31 @@
 //! With `--store memory` there is no commit: `drive` yields the outcomes at once, and each room has
 //! an epoch of its own that begins when the room does.
 //!
-//! Invariants: at most one batch is in flight; `last` of a room is the last offset committed.
+//! Invariants: at most one batch is in flight; `last` of a room is the last offset committed; what
+//! is in the queue is of open rooms, what is published to others waits beside them.
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 
-use super::{Outcome, Publish, Remembered};
+use super::{
+    Ask, CommitFailure, Encode, Moment, Outcome, Publish, Remembered, StoreReply, StoreRequest,
+};
 use crate::model::limits::{COMMIT_PUBLICATIONS_MAX, REQUEST_OVERHEAD_BYTES};
 use crate::model::{Epoch, ErrorCode, MessageId, Position, Publication, RoomName, Timestamp};
 
-/// Why a batch was not committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CommitFailure {
-    /// The publication at `index` has an id that the room had before, at `offset`.
-    Clash {
-        /// Which of the batch.
-        index: usize,
-        /// The offset of the first one with that id.
-        offset: u64,
-    },
-    /// The store can't take anything now.
-    Unavailable(String),
+/// A room that is followed.
+#[derive(Debug)]
+enum Room<T> {
+    /// The store was asked where it stands; what is published meanwhile.
+    Opening(Vec<(Publish, T)>),
+    /// The last offset that counts.
+    Open(Position),
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Embedded<T> {
-    rooms: HashMap<RoomName, Position>,
+    rooms: HashMap<RoomName, Room<T>>,
     queue: Vec<(Publish, T)>,
     flight: Option<Flight<T>>,
     remembered: Remembered,
@@ -46,6 +45,9 @@ pub struct Embedded<T> {
     batch_bytes_max: usize,
     /// A batch that clashed, without what clashed: it is handed over again before anything else.
     retry: Option<(Vec<Publication>, Flight<T>)>,
+    encode: Encode,
+    outcomes: Vec<Outcome<T>>,
+    asks: Vec<Ask>,
 }
 
 /// What is known of the batch that is being committed.
@@ -53,14 +55,21 @@ pub struct Embedded<T> {
 struct Flight<T> {
     /// Whose each publication is.
     origins: Vec<T>,
+    /// Whether they want it themselves.
+    echoes: Vec<bool>,
     /// Repeats of an id within the batch: which publication it repeats.
     repeats: Vec<(usize, T)>,
 }
 
-impl<T> Embedded<T> {
+impl<T: Clone> Embedded<T> {
     /// A backplane without rooms. `stored`: batches are committed before they have an outcome. A
     /// batch ends with the publication that takes it to `batch_bytes_max`.
-    pub fn new(stored: bool, batch_bytes_max: usize, remembered: Remembered) -> Self {
+    pub fn new(
+        stored: bool,
+        batch_bytes_max: usize,
+        remembered: Remembered,
+        encode: Encode,
+    ) -> Self {
         Self {
             rooms: HashMap::new(),
             queue: Vec::new(),
@@ -69,81 +78,159 @@ impl<T> Embedded<T> {
             stored,
             batch_bytes_max,
             retry: None,
+            encode,
+            outcomes: Vec::new(),
+            asks: Vec::new(),
         }
     }
 
-    /// Whether publications outlive the process.
-    pub fn is_stored(&self) -> bool {
-        self.stored
-    }
-
-    /// Ids that an earlier run remembered.
-    pub fn remember(&mut self, at: Timestamp, room: &RoomName, id: MessageId, offset: u64) {
+    pub(super) fn remember(&mut self, at: Timestamp, room: &RoomName, id: MessageId, offset: u64) {
         self.remembered.insert(at, room, id, offset);
     }
 
-    /// Begins to count the offsets of a room, from the last one given.
-    pub fn open(&mut self, room: &RoomName, last: Position) {
-        self.rooms.insert(room.clone(), last);
+    pub(super) fn open(&mut self, moment: &mut Moment<'_>, room: &RoomName) {
+        if self.stored {
+            self.rooms.insert(room.clone(), Room::Opening(Vec::new()));
+            self.ask(StoreRequest::Open(room.clone()));
+        } else {
+            let epoch = Epoch::new(moment.wall.0, moment.rng.u32(..));
+            self.on_opened(room.clone(), Ok(Position { epoch, offset: 0 }));
+        }
     }
 
-    /// Stops counting the offsets of a room; nothing of it may be under way.
-    pub fn close(&mut self, room: &RoomName) {
+    pub(super) fn close(&mut self, room: &RoomName) {
         self.rooms.remove(room);
     }
 
-    /// Where the room stands: its last stored offset.
-    pub fn position(&self, room: &RoomName) -> Option<Position> {
-        self.rooms.get(room).copied()
+    pub(super) fn publish(&mut self, publish: Publish, origin: T) {
+        match self.rooms.get_mut(&publish.room) {
+            Some(Room::Opening(waiting)) => waiting.push((publish, origin)),
+            Some(Room::Open(_)) => self.queue.push((publish, origin)),
+            None => {
+                let (room, code) = (publish.room, ErrorCode::Internal);
+                let why = "the room is not open here".to_owned();
+                self.outcomes.push(Outcome::Refused {
+                    room,
+                    code,
+                    why,
+                    origin,
+                });
+            }
+        }
     }
 
-    /// Takes a message; its room must be open.
-    pub fn publish(&mut self, publish: Publish, origin: T) {
-        self.queue.push((publish, origin));
+    pub(super) fn read(&mut self, room: &RoomName, epoch: Epoch, from: u64) {
+        let room = room.clone();
+        if self.stored {
+            self.ask(StoreRequest::Read { room, epoch, from });
+        } else {
+            let page = Ok(Vec::new());
+            self.outcomes.push(Outcome::Page { room, from, page });
+        }
     }
 
-    /// Hands over the next batch: returns what is to be committed, if a commit is needed and none
-    /// is under way; otherwise outcomes only. `ids` makes ids for those who brought none.
-    pub fn drive(
-        &mut self,
-        now: Timestamp,
-        ids: &mut dyn FnMut() -> MessageId,
-        outcomes: &mut Vec<Outcome<T>>,
-    ) -> Option<Vec<Publication>> {
+    /// Hands over the next batch, if none is being committed.
+    pub(super) fn drive(&mut self, moment: &mut Moment<'_>) {
         if self.flight.is_some() {
-            return None;
+            return;
         }
         if let Some((batch, flight)) = self.retry.take() {
             self.flight = Some(flight);
-            return Some(batch);
+            self.ask(StoreRequest::Commit(batch));
+            return;
         }
-        self.remembered.expire(now);
-        let (batch, flight) = self.number(now, ids, outcomes);
+        self.remembered.expire(moment.wall);
+        let (batch, flight) = self.number(moment);
         if self.stored && !batch.is_empty() {
             self.flight = Some(flight);
-            return Some(batch);
+            self.ask(StoreRequest::Commit(batch));
+        } else {
+            self.settle(batch, flight);
         }
-        self.settle(batch, flight, outcomes);
-        None
     }
 
-    /// Whether [`Embedded::drive`] has something to hand over.
-    pub fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         self.flight.is_none() && (!self.queue.is_empty() || self.retry.is_some())
     }
 
+    pub(super) fn poll(&mut self, outcomes: &mut Vec<Outcome<T>>, asks: &mut Vec<Ask>) {
+        outcomes.append(&mut self.outcomes);
+        asks.append(&mut self.asks);
+    }
+
+    pub(super) fn on_store(&mut self, reply: StoreReply) {
+        match reply {
+            StoreReply::Opened(room, result) => {
+                let result = result.map(|(epoch, offset)| Position { epoch, offset });
+                self.on_opened(room, result);
+            }
+            StoreReply::Read {
+                room,
+                from,
+                publications,
+            } => {
+                let encode = |publication: &Publication| {
+                    let mut json = Vec::new();
+                    (self.encode)(&mut json, publication);
+                    (publication.offset, json.into())
+                };
+                let page = publications.map(|page| page.iter().map(encode).collect());
+                self.outcomes.push(Outcome::Page { room, from, page });
+            }
+            StoreReply::Committed(batch, result) => self.on_committed(batch, result),
+        }
+    }
+
+    fn ask(&mut self, request: StoreRequest) {
+        self.asks.push(Ask::Store(request));
+    }
+
+    fn on_opened(&mut self, room: RoomName, result: Result<Position, String>) {
+        let state = result.as_ref().ok().map(|&last| Room::Open(last));
+        let before = match state {
+            Some(state) => self.rooms.insert(room.clone(), state),
+            None => self.rooms.remove(&room),
+        };
+        if let Some(Room::Opening(waiting)) = before {
+            match &result {
+                Ok(_) => self.queue.extend(waiting),
+                Err(why) => {
+                    for (publish, origin) in waiting {
+                        self.refuse(publish.room, why.clone(), origin);
+                    }
+                }
+            }
+        }
+        self.outcomes.push(Outcome::Opened { room, result });
+    }
+
+    fn refuse(&mut self, room: RoomName, why: String, origin: T) {
+        let code = ErrorCode::Unavailable;
+        self.outcomes.push(Outcome::Refused {
+            room,
+            code,
+            why,
+            origin,
+        });
+    }
+
+    fn repeated(&mut self, room: RoomName, id: MessageId, offset: u64, origin: T) {
+        self.outcomes.push(Outcome::Stored {
+            room,
+            id,
+            offset,
+            is_repeat: true,
+            origin,
+        });
+    }
+
     /// The commit of the batch in flight has ended.
-    pub fn on_committed(
-        &mut self,
-        mut batch: Vec<Publication>,
-        result: Result<(), CommitFailure>,
-        outcomes: &mut Vec<Outcome<T>>,
-    ) {
+    fn on_committed(&mut self, mut batch: Vec<Publication>, result: Result<(), CommitFailure>) {
         let Some(mut flight) = self.flight.take() else {
             return;
         };
         match result {
-            Ok(()) => self.settle(batch, flight, outcomes),
+            Ok(()) => self.settle(batch, flight),
             Err(CommitFailure::Clash { index, offset }) if index < batch.len() => {
                 let clashed = batch.remove(index);
                 for later in &mut batch[index..] {
@@ -152,16 +239,11 @@ impl<T> Embedded<T> {
                 let (same, others): (Vec<_>, Vec<_>) =
                     flight.repeats.into_iter().partition(|&(of, _)| of == index);
                 let first = flight.origins.remove(index);
+                flight.echoes.remove(index);
                 let repeats = same.into_iter().map(|(_, origin)| origin);
-                outcomes.extend([first].into_iter().chain(repeats).map(|origin| {
-                    let (room, id) = (clashed.room.clone(), clashed.id);
-                    Outcome::Repeated {
-                        room,
-                        id,
-                        offset,
-                        origin,
-                    }
-                }));
+                for origin in [first].into_iter().chain(repeats) {
+                    self.repeated(clashed.room.clone(), clashed.id, offset, origin);
+                }
                 let renumbered = |(of, origin)| (of - usize::from(of > index), origin);
                 flight.repeats = others.into_iter().map(renumbered).collect();
                 if !batch.is_empty() {
@@ -177,28 +259,18 @@ impl<T> Embedded<T> {
                 let repeats = flight.repeats.into_iter();
                 let repeated = repeats.map(|(of, origin)| (batch[of].room.clone(), origin));
                 for (room, origin) in rooms.zip(flight.origins).chain(repeated) {
-                    let (code, why) = (ErrorCode::Unavailable, why.clone());
-                    outcomes.push(Outcome::Refused {
-                        room,
-                        code,
-                        why,
-                        origin,
-                    });
+                    self.refuse(room, why.clone(), origin);
                 }
             }
         }
     }
 
     /// Takes messages from the queue and gives them offsets.
-    fn number(
-        &mut self,
-        now: Timestamp,
-        ids: &mut dyn FnMut() -> MessageId,
-        outcomes: &mut Vec<Outcome<T>>,
-    ) -> (Vec<Publication>, Flight<T>) {
+    fn number(&mut self, moment: &mut Moment<'_>) -> (Vec<Publication>, Flight<T>) {
         let mut batch: Vec<Publication> = Vec::new();
         let mut flight = Flight {
             origins: Vec::new(),
+            echoes: Vec::new(),
             repeats: Vec::new(),
         };
         let mut given: HashMap<RoomName, u64> = HashMap::new();
@@ -218,7 +290,8 @@ impl<T> Embedded<T> {
                 within
             });
         let count = count.count();
-        for (publish, origin) in self.queue.drain(..count) {
+        let taken: Vec<_> = self.queue.drain(..count).collect();
+        for (publish, origin) in taken {
             let Publish {
                 room,
                 id,
@@ -226,25 +299,15 @@ impl<T> Embedded<T> {
                 username,
                 payload,
                 metadata,
+                echo,
             } = publish;
-            let Some(last) = self.rooms.get(&room) else {
-                let (code, why) = (ErrorCode::Internal, "the room is not open here".to_owned());
-                outcomes.push(Outcome::Refused {
-                    room,
-                    code,
-                    why,
-                    origin,
-                });
+            let Some(&Room::Open(last)) = self.rooms.get(&room) else {
+                self.refuse(room, "the room is not open here".into(), origin);
                 continue;
             };
             if let Some(id) = id {
                 if let Some(offset) = self.remembered.offset(&room, id) {
-                    outcomes.push(Outcome::Repeated {
-                        room,
-                        id,
-                        offset,
-                        origin,
-                    });
+                    self.repeated(room, id, offset, origin);
                     continue;
                 }
                 if let Some(&of) = seen.get(&(room.clone(), id)) {
@@ -261,133 +324,163 @@ impl<T> Embedded<T> {
                 None => *given.entry(room.clone()).insert(last.offset + 1).get(),
             };
             flight.origins.push(origin);
+            flight.echoes.push(echo);
             batch.push(Publication {
                 epoch: last.epoch,
                 offset,
-                id: id.unwrap_or_else(&mut *ids),
+                id: id.unwrap_or_else(|| moment.new_id()),
                 client_id_given: id.is_some(),
                 room,
                 user_id,
                 username,
                 payload,
                 metadata,
-                sent_at: now,
+                sent_at: moment.wall,
             });
         }
         (batch, flight)
     }
 
     /// What was numbered is true now.
-    fn settle(
-        &mut self,
-        batch: Vec<Publication>,
-        flight: Flight<T>,
-        outcomes: &mut Vec<Outcome<T>>,
-    ) {
+    fn settle(&mut self, batch: Vec<Publication>, flight: Flight<T>) {
         for (of, origin) in flight.repeats {
-            let (room, id, offset) = (batch[of].room.clone(), batch[of].id, batch[of].offset);
-            outcomes.push(Outcome::Repeated {
-                room,
-                id,
-                offset,
-                origin,
-            });
+            let Publication {
+                room, id, offset, ..
+            } = &batch[of];
+            self.repeated(room.clone(), *id, *offset, origin);
         }
-        for (publication, origin) in batch.into_iter().zip(flight.origins) {
-            if let Some(last) = self.rooms.get_mut(&publication.room) {
+        let whose = flight.origins.into_iter().zip(flight.echoes);
+        for (publication, (origin, echo)) in batch.into_iter().zip(whose) {
+            if let Some(Room::Open(last)) = self.rooms.get_mut(&publication.room) {
                 debug_assert_eq!(last.offset + 1, publication.offset, "offsets rise by one");
                 last.offset = publication.offset;
             }
-            if publication.client_id_given {
-                let Publication {
-                    sent_at,
-                    room,
-                    id,
-                    offset,
-                    ..
-                } = &publication;
-                self.remembered.insert(*sent_at, room, *id, *offset);
+            let mut json = Vec::new();
+            (self.encode)(&mut json, &publication);
+            let Publication {
+                sent_at,
+                room,
+                epoch,
+                id,
+                offset,
+                client_id_given,
+                ..
+            } = publication;
+            if client_id_given {
+                self.remembered.insert(sent_at, &room, id, offset);
             }
-            outcomes.push(Outcome::Published {
-                publication,
+            self.outcomes.push(Outcome::Deliver {
+                room: room.clone(),
+                epoch,
+                offset,
+                json: Bytes::from(json),
+                skip: (!echo).then(|| origin.clone()),
+            });
+            self.outcomes.push(Outcome::Stored {
+                room,
+                id,
+                offset,
+                is_repeat: false,
                 origin,
             });
         }
-    }
-}
-
-/// The epoch of a room that has no store, from the time it begins.
-pub(crate) fn fresh_position(now: Timestamp, random: u32) -> Position {
-    Position {
-        epoch: Epoch::new(now.0, random),
-        offset: 0,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
-    fn publish(room: &str, id: Option<u128>) -> Publish {
+    fn room(name: &str) -> RoomName {
+        RoomName::parse(name).unwrap()
+    }
+
+    fn publish(name: &str, id: Option<u128>) -> Publish {
         Publish {
-            room: RoomName::parse(room).unwrap(),
+            room: room(name),
             id: id.map(MessageId::from_u128),
             user_id: "u".into(),
             username: None,
             payload: Bytes::from_static(b"1"),
             metadata: None,
+            echo: true,
         }
     }
 
-    fn embedded(stored: bool) -> Embedded<u32> {
-        let mut embedded = Embedded::new(stored, 1 << 20, Remembered::new(1000, 100));
-        for room in ["a", "b"] {
-            embedded.open(
-                &RoomName::parse(room).unwrap(),
-                fresh_position(Timestamp(1), 1),
-            );
-        }
-        embedded
-    }
+    /// A backplane, the rooms `a` and `b` open.
+    struct Alone(Embedded<u32>, fastrand::Rng);
 
-    /// Outcomes in short: origin, what, offset.
-    fn short(outcomes: &mut Vec<Outcome<u32>>) -> Vec<(u32, char, u64)> {
-        let short = |outcome| match outcome {
-            Outcome::Published {
-                publication,
-                origin,
-            } => (origin, 'p', publication.offset),
-            Outcome::Repeated { offset, origin, .. } => (origin, 'r', offset),
-            Outcome::Refused { origin, .. } => (origin, 'x', 0),
-        };
-        let mut all: Vec<_> = outcomes.drain(..).map(short).collect();
-        all.sort_unstable();
-        all
+    impl Alone {
+        fn new(stored: bool) -> Self {
+            let encode: Encode = |out, publication| out.extend_from_slice(&publication.payload);
+            let remembered = Remembered::new(1000, 100);
+            let embedded = Embedded::new(stored, 1 << 20, remembered, encode);
+            let mut alone = Self(embedded, fastrand::Rng::with_seed(1));
+            for name in ["a", "b"] {
+                alone.open(name);
+                if stored {
+                    alone.0.asks.clear();
+                    let opened = Ok((Epoch::new(1, 1), 0));
+                    alone.0.on_store(StoreReply::Opened(room(name), opened));
+                }
+            }
+            alone.outcomes();
+            alone
+        }
+
+        fn open(&mut self, name: &str) {
+            let Self(embedded, rng) = self;
+            let wall = Timestamp(1);
+            embedded.open(&mut Moment { wall, ms: 1, rng }, &room(name));
+        }
+
+        /// Hands over; what is to be committed.
+        fn drive(&mut self, wall: u64) -> Option<Vec<Publication>> {
+            let Self(embedded, rng) = self;
+            let wall = Timestamp(wall);
+            embedded.drive(&mut Moment { wall, ms: 1, rng });
+            match embedded.asks.pop()? {
+                Ask::Store(StoreRequest::Commit(batch)) => Some(batch),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// Outcomes in short: origin, what, offset.
+        fn outcomes(&mut self) -> Vec<(u32, char, u64)> {
+            let (mut outcomes, mut asks) = (Vec::new(), Vec::new());
+            self.0.poll(&mut outcomes, &mut asks);
+            let short = |outcome| match outcome {
+                Outcome::Stored {
+                    offset,
+                    origin,
+                    is_repeat,
+                    ..
+                } => Some((origin, if is_repeat { 'r' } else { 'p' }, offset)),
+                Outcome::Refused { origin, .. } => Some((origin, 'x', 0)),
+                _ => None,
+            };
+            let mut all: Vec<_> = outcomes.drain(..).filter_map(short).collect();
+            all.sort_unstable();
+            all
+        }
     }
 
     #[test]
     fn memory_settles_at_once() {
-        let (mut embedded, mut out) = (embedded(false), Vec::new());
-        for (origin, (room, id)) in [
+        let mut alone = Alone::new(false);
+        let all = [
             ("a", None),
             ("b", Some(7)),
             ("a", Some(7)),
             ("b", Some(7)),
             ("c", None),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            embedded.publish(publish(room, id), origin as u32);
+        ];
+        for (origin, (name, id)) in all.into_iter().enumerate() {
+            alone.0.publish(publish(name, id), origin as u32);
         }
-        assert!(
-            embedded
-                .drive(Timestamp(5), &mut MessageId::nil, &mut out)
-                .is_none()
-        );
+        drive_memory(&mut alone, 5);
         assert_eq!(
-            short(&mut out),
+            alone.outcomes(),
             [
                 (0, 'p', 1),
                 (1, 'p', 1),
@@ -396,83 +489,82 @@ mod tests {
                 (4, 'x', 0)
             ]
         );
-        embedded.publish(publish("b", Some(7)), 9);
-        embedded.drive(Timestamp(6), &mut MessageId::nil, &mut out);
-        assert_eq!(short(&mut out), [(9, 'r', 1)]);
-        embedded.publish(publish("b", Some(7)), 10);
-        embedded.drive(Timestamp(1006), &mut MessageId::nil, &mut out);
-        assert_eq!(short(&mut out), [(10, 'p', 2)], "the window is over");
+        alone.0.publish(publish("b", Some(7)), 9);
+        drive_memory(&mut alone, 6);
+        assert_eq!(alone.outcomes(), [(9, 'r', 1)]);
+        alone.0.publish(publish("b", Some(7)), 10);
+        drive_memory(&mut alone, 1006);
+        assert_eq!(alone.outcomes(), [(10, 'p', 2)], "the window is over");
+    }
+
+    fn drive_memory(alone: &mut Alone, wall: u64) {
+        let Alone(embedded, rng) = alone;
+        let wall = Timestamp(wall);
+        embedded.drive(&mut Moment { wall, ms: 1, rng });
+    }
+
+    #[test]
+    fn what_is_published_while_a_room_is_opened_waits_for_it() {
+        let mut alone = Alone::new(true);
+        for name in ["c", "d"] {
+            alone.open(name);
+            alone.0.publish(publish(name, None), 1);
+        }
+        assert!(!alone.0.is_waiting());
+        let opened = Ok((Epoch::new(1, 1), 41));
+        alone.0.on_store(StoreReply::Opened(room("c"), opened));
+        let failed = Err("the disk is away".to_owned());
+        alone.0.on_store(StoreReply::Opened(room("d"), failed));
+        assert_eq!(alone.outcomes(), [(1, 'x', 0)]);
+        let batch = alone.drive(1).unwrap();
+        assert_eq!((batch.len(), batch[0].offset), (1, 42));
     }
 
     #[test]
     fn one_batch_is_in_flight_and_a_failed_one_gives_its_offsets_back() {
-        let (mut embedded, mut out) = (embedded(true), Vec::new());
-        embedded.publish(publish("a", None), 0);
-        let batch = embedded
-            .drive(Timestamp(1), &mut MessageId::nil, &mut out)
-            .unwrap();
-        embedded.publish(publish("a", None), 1);
-        assert!(
-            embedded
-                .drive(Timestamp(1), &mut MessageId::nil, &mut out)
-                .is_none()
-        );
-        assert!(out.is_empty(), "no outcome before the commit");
-        embedded.on_committed(
-            batch,
-            Err(CommitFailure::Unavailable("full".into())),
-            &mut out,
-        );
-        assert_eq!(short(&mut out), [(0, 'x', 0)]);
-        let batch = embedded
-            .drive(Timestamp(1), &mut MessageId::nil, &mut out)
-            .unwrap();
+        let mut alone = Alone::new(true);
+        alone.0.publish(publish("a", None), 0);
+        let batch = alone.drive(1).unwrap();
+        alone.0.publish(publish("a", None), 1);
+        assert!(alone.drive(1).is_none());
+        assert!(alone.outcomes().is_empty(), "no outcome before the commit");
+        let full = Err(CommitFailure::Unavailable("full".into()));
+        alone.0.on_store(StoreReply::Committed(batch, full));
+        assert_eq!(alone.outcomes(), [(0, 'x', 0)]);
+        let batch = alone.drive(1).unwrap();
         assert_eq!(batch[0].offset, 1);
-        embedded.on_committed(batch, Ok(()), &mut out);
-        assert_eq!(short(&mut out), [(1, 'p', 1)]);
-        assert_eq!(
-            embedded
-                .position(&RoomName::parse("a").unwrap())
-                .unwrap()
-                .offset,
-            1
-        );
+        alone.0.on_store(StoreReply::Committed(batch, Ok(())));
+        assert_eq!(alone.outcomes(), [(1, 'p', 1)]);
     }
 
     #[test]
     fn what_clashes_is_a_repeat_and_the_rest_goes_again_without_a_hole() {
-        let (mut embedded, mut out) = (embedded(true), Vec::new());
-        for (origin, (room, id)) in [
+        let mut alone = Alone::new(true);
+        let all = [
             ("a", None),
             ("a", Some(5)),
             ("a", None),
             ("b", None),
             ("a", Some(5)),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            embedded.publish(publish(room, id), origin as u32);
+        ];
+        for (origin, (name, id)) in all.into_iter().enumerate() {
+            alone.0.publish(publish(name, id), origin as u32);
         }
-        let batch = embedded
-            .drive(Timestamp(1), &mut MessageId::nil, &mut out)
-            .unwrap();
+        let batch = alone.drive(1).unwrap();
         assert_eq!(batch.len(), 4);
-        let clash = CommitFailure::Clash {
+        let clash = Err(CommitFailure::Clash {
             index: 1,
             offset: 77,
-        };
-        embedded.on_committed(batch, Err(clash), &mut out);
-        assert_eq!(short(&mut out), [(1, 'r', 77), (4, 'r', 77)]);
-        let batch = embedded
-            .drive(Timestamp(1), &mut MessageId::nil, &mut out)
-            .unwrap();
+        });
+        alone.0.on_store(StoreReply::Committed(batch, clash));
+        assert_eq!(alone.outcomes(), [(1, 'r', 77), (4, 'r', 77)]);
+        let batch = alone.drive(1).unwrap();
         let offsets: Vec<_> = batch
             .iter()
             .map(|p| (p.room.as_str().to_owned(), p.offset))
             .collect();
         assert_eq!(offsets, [("a".into(), 1), ("a".into(), 2), ("b".into(), 1)]);
-        embedded.on_committed(batch, Ok(()), &mut out);
-        assert_eq!(short(&mut out), [(0, 'p', 1), (2, 'p', 2), (3, 'p', 1)]);
+        alone.0.on_store(StoreReply::Committed(batch, Ok(())));
+        assert_eq!(alone.outcomes(), [(0, 'p', 1), (2, 'p', 2), (3, 'p', 1)]);
     }
 }

@@ -1,28 +1,44 @@
 //! What orders and keeps the publications of a home shard's rooms.
 //!
-//! Today there is one: [`Embedded`], for an instance that runs alone. Its sibling over Redis will
-//! stand beside it behind the same words: [`Publish`] in, [`Outcome`] out.
+//! Two siblings of equal rank behind one interface, [`Backplane`]: [`Embedded`] for an instance
+//! that runs alone, [`redis`] for a cluster. No other code asks which it is.
+//!
+//! ```text
+//! open, publish, read … ─▶ Backplane ─▶ Ask     (to the store, to Redis, to the spool)
+//! Outcome               ◀─ Backplane ◀─ Answer  (from them)
+//! ```
+//!
+//! Calls return nothing: what comes of them is an [`Outcome`], what is needed for it an [`Ask`], both
+//! taken by [`Backplane::poll`], in order.
 //!
 //! Guarantees, whichever it is:
-//! - outcomes of one room come in the order of their offsets, which rise by one within an epoch;
-//! - an outcome [`Outcome::Published`] or [`Outcome::Repeated`] comes only once the publication is
-//!   stored (with `--store memory`: accepted), so nothing that anybody was shown can come again
-//!   under another offset;
-//! - every [`Publish`] gets exactly one outcome;
+//! - [`Outcome::Deliver`]s of one room come in the order of their offsets, which rise by one within
+//!   an epoch, unless an [`Outcome::Lost`] says otherwise;
+//! - a `Deliver`, and an [`Outcome::Stored`], come only once the publication is stored (with
+//!   `--store memory`: accepted), so nothing that anybody was shown can come again under another
+//!   offset;
+//! - every [`Publish`] gets exactly one `Stored` or [`Outcome::Refused`], every
+//!   [`Backplane::open`] one [`Outcome::Opened`], every [`Backplane::read`] one [`Outcome::Page`];
+//! - an `Opened` stands in the room's order: the first `Deliver` behind it is the next offset;
 //! - one publisher's messages to one room keep their order;
 //! - an id that a client supplied makes no second publication within the dedupe window.
 
+mod ask;
 mod embedded;
 pub mod redis;
 mod remembered;
 
 use bytes::Bytes;
 
-pub(crate) use embedded::fresh_position;
-pub use embedded::{CommitFailure, Embedded};
+pub use ask::{Answer, Ask, CommitFailure, StoreReply, StoreRequest};
+pub use embedded::Embedded;
 pub use remembered::Remembered;
 
-use crate::model::{ErrorCode, MessageId, Name, Publication, RoomName};
+use crate::model::{Epoch, ErrorCode, MessageId, Name, Position, Publication, RoomName, Timestamp};
+
+/// How a publication is written as the `message` frame for clients, as JSON text. Given by whoever
+/// makes the backplane, since frames are `protocol`'s.
+pub type Encode = fn(&mut Vec<u8>, &Publication);
 
 /// A message that is to be ordered and kept. Its parts are as in [`Publication`].
 #[derive(Clone, Debug)]
@@ -39,30 +55,34 @@ pub struct Publish {
     pub payload: Bytes,
     /// JSON text.
     pub metadata: Option<Bytes>,
+    /// Whether the publisher gets the message too; if not, it is named by the [`Outcome::Deliver`].
+    pub echo: bool,
 }
 
-/// What became of a [`Publish`]; `T` is what the publisher is found by.
+/// What has come of what was asked; `T` is what a publisher is found by.
 #[derive(Debug)]
 pub enum Outcome<T> {
-    /// It is stored: deliver it, then ack it.
-    Published {
-        /// The publication, with its position.
-        publication: Publication,
-        /// Whose it is.
-        origin: T,
-    },
-    /// The same id was published before: ack it with the first one's offset.
-    Repeated {
+    /// A room is open: where it stands.
+    Opened {
         /// The room.
         room: RoomName,
-        /// The client's id.
+        /// Its last offset, or why it can't be had.
+        result: Result<Position, String>,
+    },
+    /// A publish is stored: ack it.
+    Stored {
+        /// The room.
+        room: RoomName,
+        /// Its id.
         id: MessageId,
-        /// The first one's offset.
+        /// Its offset, or that of the first one with the same id.
         offset: u64,
+        /// Whether the same id was published before.
+        is_repeat: bool,
         /// Whose it is.
         origin: T,
     },
-    /// It is not stored, and nobody saw it.
+    /// A publish is not stored, and nobody saw it.
     Refused {
         /// The room.
         room: RoomName,
@@ -73,4 +93,121 @@ pub enum Outcome<T> {
         /// Whose it is.
         origin: T,
     },
+    /// The next publication of a room, for all its members.
+    Deliver {
+        /// The room; it need not be open.
+        room: RoomName,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its offset.
+        offset: u64,
+        /// The frame for clients, as JSON text.
+        json: Bytes,
+        /// The publisher, if it is one of ours and does not want it.
+        skip: Option<T>,
+    },
+    /// What was read of the past: from the offset that was asked for or, if that can't be had any
+    /// more, from the first behind it that can; offset and frame, as JSON text. No hole is in it.
+    Page {
+        /// The room.
+        room: RoomName,
+        /// The offset that was asked for.
+        from: u64,
+        /// The page, or why there is none now.
+        page: Result<Vec<(u64, Bytes)>, String>,
+    },
+}
+
+/// What time it is, and chance.
+pub struct Moment<'a> {
+    /// The wall clock.
+    pub wall: Timestamp,
+    /// Milliseconds since the process began; never falls.
+    pub ms: u64,
+    /// Chance.
+    pub rng: &'a mut fastrand::Rng,
+}
+
+impl Moment<'_> {
+    /// A new id for a publication: a UUIDv7.
+    pub fn new_id(&mut self) -> MessageId {
+        let mut random = [0; 10];
+        self.rng.fill(&mut random);
+        uuid::Builder::from_unix_timestamp_millis(self.wall.0, &random).into_uuid()
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub enum Backplane<T> {
+    /// Alone.
+    Embedded(Embedded<T>),
+}
+
+impl<T: Clone> Backplane<T> {
+    /// Begins to follow a room; what is published in it is delivered from then on. Answered by
+    /// [`Outcome::Opened`].
+    pub fn open(&mut self, moment: &mut Moment<'_>, room: &RoomName) {
+        match self {
+            Self::Embedded(embedded) => embedded.open(moment, room),
+        }
+    }
+
+    /// Follows a room no more; no publish of it may be without an outcome.
+    pub fn close(&mut self, room: &RoomName) {
+        match self {
+            Self::Embedded(embedded) => embedded.close(room),
+        }
+    }
+
+    /// Takes a message for a room that is open or being opened. Answered by [`Outcome::Stored`] or
+    /// [`Outcome::Refused`].
+    pub fn publish(&mut self, publish: Publish, origin: T) {
+        match self {
+            Self::Embedded(embedded) => embedded.publish(publish, origin),
+        }
+    }
+
+    /// Reads the past of a room from an offset on. Answered by [`Outcome::Page`].
+    pub fn read(&mut self, room: &RoomName, epoch: Epoch, from: u64) {
+        match self {
+            Self::Embedded(embedded) => embedded.read(room, epoch, from),
+        }
+    }
+
+    /// Hands over what was published: done once a turn, and not while what it would bring to be
+    /// delivered has no room.
+    pub fn drive(&mut self, moment: &mut Moment<'_>) {
+        match self {
+            Self::Embedded(embedded) => embedded.drive(moment),
+        }
+    }
+
+    /// An [`Ask`] is answered.
+    pub fn on_answer(&mut self, _moment: &mut Moment<'_>, answer: Answer) {
+        match (self, answer) {
+            (Self::Embedded(embedded), Answer::Store(reply)) => embedded.on_store(reply),
+        }
+    }
+
+    /// Takes what has come of it all, and what is asked for.
+    pub fn poll(&mut self, outcomes: &mut Vec<Outcome<T>>, asks: &mut Vec<Ask>) {
+        match self {
+            Self::Embedded(embedded) => embedded.poll(outcomes, asks),
+        }
+    }
+
+    /// Whether [`Backplane::drive`] has something to hand over.
+    pub fn is_waiting(&self) -> bool {
+        match self {
+            Self::Embedded(embedded) => embedded.is_waiting(),
+        }
+    }
+
+    /// An id that an earlier run remembered.
+    pub fn remember(&mut self, at: Timestamp, room: &RoomName, id: MessageId, offset: u64) {
+        match self {
+            Self::Embedded(embedded) => embedded.remember(at, room, id, offset),
+        }
+    }
 }

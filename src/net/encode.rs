@@ -47,6 +47,11 @@ pub fn push_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// Appends one whole text frame.
+pub fn push_text(out: &mut Vec<u8>, payload: &[u8]) {
+    push_frame(out, opcode::TEXT, payload);
+}
+
 /// Appends a close frame. A reason over [`REASON_BYTES_MAX`] is cut at a character's boundary.
 pub fn push_close(out: &mut Vec<u8>, code: CloseCode, reason: &str) {
     let mut end = reason.len().min(REASON_BYTES_MAX);

@@ -24,7 +24,7 @@ pub mod target;
 pub mod upgrade;
 pub mod utf8;
 
-pub use encode::{begin_text, end_text, push_close, push_frame};
+pub use encode::{begin_text, end_text, push_close, push_frame, push_text};
 pub use frame::{Decoder, DecoderLimits, Message, Violation};
 pub use head::{Body, Head, HeadError};
 pub use origin::{Origin, OriginPolicy, origin_allowed};

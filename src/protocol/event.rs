@@ -121,13 +121,9 @@ pub fn left(out: &mut Vec<u8>, room: &str, reference: Option<&str>) {
     });
 }
 
-/// One message of a room.
+/// One message of a room, as JSON text without a WebSocket header: it goes into envelopes, history
+/// and logs of several encodings.
 pub fn message(out: &mut Vec<u8>, publication: &Publication) {
-    frame(out, |out| message_json(out, publication));
-}
-
-/// The JSON of [`message`] without a WebSocket header: for envelopes, history, server-sent events.
-pub fn message_json(out: &mut Vec<u8>, publication: &Publication) {
     let metadata_len = publication
         .metadata
         .as_ref()

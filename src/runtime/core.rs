@@ -22,6 +22,7 @@ use super::mailbox::{Letter, Mailbox, Post};
 use super::sockets::{Received, Sockets};
 use super::stats::Stats;
 use super::store::{StoreHandle, wall_clock};
+use crate::backplane::Ask;
 use crate::hub::ConnIndex;
 use crate::model::Timestamp;
 use crate::model::limits::READ_BYTES_MAX;
@@ -300,9 +301,9 @@ impl Core {
                         .handle(now, Event::Mail(from, mail), &mut self.effects);
                 }
             }
-            Letter::Store(reply) => {
+            Letter::Answer(answer) => {
                 self.shard
-                    .handle(now, Event::Store(reply), &mut self.effects);
+                    .handle(now, Event::Backplane(answer), &mut self.effects);
             }
             Letter::Drain(window_ms) => {
                 if self.drain_deadline_ms.is_none() {
@@ -340,7 +341,7 @@ impl Core {
                 let answer = self.stats.answer(page);
                 self.handle(Event::Answered(id, answer));
             }
-            Effect::Store(request) => {
+            Effect::Backplane(Ask::Store(request)) => {
                 if let Some(store) = &self.store {
                     store.ask(self.id, request);
                 }

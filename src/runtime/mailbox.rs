@@ -11,15 +11,16 @@ use std::task::Waker;
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use crate::backplane::Answer;
 use crate::model::limits::MAILBOX_BATCHES;
-use crate::shard::{Mail, ShardId, StoreReply};
+use crate::shard::{Mail, ShardId};
 
 /// What comes into a mailbox.
 pub enum Letter {
     /// Mail of another shard, in order.
     Mail(ShardId, Vec<Mail>),
-    /// The store has answered.
-    Store(StoreReply),
+    /// What a backplane asked for is answered.
+    Answer(Answer),
     /// Drain over so many milliseconds.
     Drain(u64),
 }

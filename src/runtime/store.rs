@@ -13,10 +13,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::mailbox::{Letter, Post};
 use super::stats::Stats;
-use crate::backplane::CommitFailure;
+use crate::backplane::{Answer, CommitFailure, StoreReply, StoreRequest};
 use crate::model::limits::{PAGE_BYTES_MAX, PAGE_PUBLICATIONS_MAX};
 use crate::model::{Epoch, Publication, RoomName, Timestamp};
-use crate::shard::{ShardId, StoreReply, StoreRequest};
+use crate::shard::ShardId;
 use crate::store::{CommitError, PageLimits, Reader, Store};
 
 /// Rows that retention deletes in one transaction.
@@ -153,8 +153,8 @@ impl Writer {
             };
             self.note(&result);
             let result = result.map_err(failure);
-            self.post
-                .send(shard, Letter::Store(StoreReply::Committed(batch, result)));
+            let reply = StoreReply::Committed(batch, result);
+            self.post.send(shard, Letter::Answer(Answer::Store(reply)));
         }
     }
 
@@ -225,7 +225,7 @@ fn read_all(mut reader: Reader, epoch: Epoch, queue: &Receiver<(ShardId, Read)>,
                 }
             }
         };
-        post.send(shard, Letter::Store(reply));
+        post.send(shard, Letter::Answer(Answer::Store(reply)));
     }
 }
 

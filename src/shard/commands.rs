@@ -287,13 +287,10 @@ impl Shard {
             username,
             payload: Bytes::copy_from_slice(payload),
             metadata: metadata.map(Bytes::copy_from_slice),
+            echo,
         };
         let credit = asker.credit;
-        let request = PublishRequest {
-            asker,
-            echo,
-            publish,
-        };
+        let request = PublishRequest { asker, publish };
         self.request(home, credit, Request::Publish(Box::new(request)));
     }
 

@@ -3,82 +3,83 @@
 use bytes::Bytes;
 
 use super::connection::{Membership, Phase};
-use super::event::{Delivery, Effect, Lost, Reply, ShardId, StoreRequest};
+use super::event::{Delivery, Effect, Lost, Reply, ShardId};
 use super::home::{Origin, shards_of};
 use super::lanes::Behind;
 use super::{ConnId, Mail, Shard};
-use crate::backplane::{CommitFailure, Outcome};
+use crate::backplane::{Answer, Backplane, Moment, Outcome};
 use crate::hub::{ConnIndex, Member, RoomKey};
-use crate::model::{Epoch, MessageId, Publication, RoomName};
-use crate::protocol::event;
+use crate::model::{Epoch, MessageId, Position, RoomName};
+use crate::net::push_text;
 
 impl Shard {
+    /// The backplane, and what it must know of the time.
+    pub(super) fn backplane(&mut self) -> (&mut Backplane<Origin>, Moment<'_>) {
+        let (wall, ms, rng) = (self.now.wall, self.now.ms, &mut self.rng);
+        (&mut self.home.backplane, Moment { wall, ms, rng })
+    }
+
     /// Hands over what was published in this turn.
     pub(super) fn drive_backplane(&mut self) {
-        let mut outcomes = Vec::new();
-        let (now, rng) = (self.now.wall, &mut self.rng);
-        let mut ids = || {
-            let mut random = [0; 10];
-            rng.fill(&mut random);
-            uuid::Builder::from_unix_timestamp_millis(now.0, &random).into_uuid()
-        };
-        if let Some(batch) = self.home.backplane.drive(now, &mut ids, &mut outcomes) {
-            self.effects
-                .push(Effect::Store(StoreRequest::Commit(batch)));
-        }
-        self.deliver_outcomes(outcomes);
+        let (backplane, mut moment) = self.backplane();
+        backplane.drive(&mut moment);
     }
 
-    pub(super) fn on_committed(
-        &mut self,
-        batch: Vec<Publication>,
-        result: Result<(), CommitFailure>,
-    ) {
-        let mut outcomes = Vec::new();
-        self.home
-            .backplane
-            .on_committed(batch, result, &mut outcomes);
-        self.deliver_outcomes(outcomes);
+    pub(super) fn on_answer(&mut self, answer: Answer) {
+        let (backplane, mut moment) = self.backplane();
+        backplane.on_answer(&mut moment, answer);
     }
 
-    fn deliver_outcomes(&mut self, outcomes: Vec<Outcome<Origin>>) {
-        for outcome in outcomes {
-            match outcome {
-                Outcome::Published {
-                    publication,
-                    origin,
-                } => {
-                    self.counters.stored += 1;
-                    self.deliver_publication(&publication, &origin);
-                    let Publication {
-                        room, id, offset, ..
-                    } = publication;
-                    self.ack(origin, room, id, offset);
-                }
-                Outcome::Repeated {
-                    room,
-                    id,
-                    offset,
-                    origin,
-                } => {
-                    self.counters.repeated += 1;
-                    self.ack(origin, room, id, offset);
-                }
-                Outcome::Refused {
-                    room,
-                    code,
-                    why,
-                    origin,
-                } => {
-                    self.settle(origin, |asker, _| Reply::Refused {
-                        asker,
-                        join: None,
-                        room,
-                        code,
-                        why,
-                    });
-                }
+    /// Takes what has come of it, and passes on what the backplane asks for.
+    pub(super) fn poll_backplane(&mut self) {
+        let (mut outcomes, mut asks) = (Vec::new(), Vec::new());
+        loop {
+            self.home.backplane.poll(&mut outcomes, &mut asks);
+            self.effects.extend(asks.drain(..).map(Effect::Backplane));
+            if outcomes.is_empty() {
+                return;
             }
+            // What is done about one may bring others.
+            for outcome in outcomes.drain(..) {
+                self.on_outcome(outcome);
+            }
+        }
+    }
+
+    fn on_outcome(&mut self, outcome: Outcome<Origin>) {
+        match outcome {
+            Outcome::Opened { room, result } => self.on_opened(&room, result),
+            Outcome::Deliver {
+                room,
+                epoch,
+                offset,
+                json,
+                skip,
+            } => self.deliver_publication(&room, Position { epoch, offset }, &json, skip.as_ref()),
+            Outcome::Stored {
+                room,
+                id,
+                offset,
+                is_repeat,
+                origin,
+            } => {
+                self.counters.stored += u64::from(!is_repeat);
+                self.counters.repeated += u64::from(is_repeat);
+                self.ack(origin, room, id, offset);
+            }
+            Outcome::Refused {
+                room,
+                code,
+                why,
+                origin,
+            } => self.settle(origin, |asker, _| Reply::Refused {
+                asker,
+                join: None,
+                room,
+                code,
+                why,
+            }),
+            Outcome::Page { room, from, page } => self.on_page_read(&room, from, page),
         }
     }
 
@@ -105,42 +106,46 @@ impl Shard {
         self.reply(from, reply(asker, echo));
     }
 
-    /// Encodes once; into the log here, and to the shards that have members.
-    fn deliver_publication(&mut self, publication: &Publication, origin: &Origin) {
-        let mut frame = std::mem::take(&mut self.scratch);
-        frame.clear();
-        event::message(&mut frame, publication);
-        let Publication {
-            room,
-            epoch,
-            offset,
-            ..
-        } = publication;
-        let skip = (!origin.echo).then_some(origin.asker.conn);
+    /// Framed once; into the log here, and to the shards that have members.
+    fn deliver_publication(
+        &mut self,
+        room: &RoomName,
+        position: Position,
+        json: &[u8],
+        skip: Option<&Origin>,
+    ) {
+        let Some(key) = self.hub.find(room.as_str()) else {
+            return;
+        };
+        let Some(home) = self.home.rooms.get_mut(&key) else {
+            return;
+        };
+        home.position = Some(position);
         let subscribers = match room.personal_user() {
             // Its user may be anywhere, without having joined.
             Some(_) => others(self.id, self.options.shards),
-            None => self
-                .home
-                .rooms
-                .get(&origin.key)
-                .map_or(0, |room| room.subscribers),
+            None => home.subscribers,
         };
+        let mut frame = std::mem::take(&mut self.scratch);
+        frame.clear();
+        push_text(&mut frame, json);
+        let Position { epoch, offset } = position;
+        let skip_on = |shard| skip.filter(|origin| origin.from == shard);
         if subscribers != 0 {
             let shared = Bytes::copy_from_slice(&frame);
             for to in shards_of(subscribers) {
                 let delivery = Delivery {
                     room: room.clone(),
-                    epoch: *epoch,
-                    offset: *offset,
+                    epoch,
+                    offset,
                     frame: shared.clone(),
-                    skip: skip.filter(|_| origin.from == to),
+                    skip: skip_on(to).map(|origin| origin.asker.conn),
                 };
-                self.lanes.post_delivery(to, origin.key, delivery);
+                self.lanes.post_delivery(to, key, delivery);
             }
         }
-        let skip = skip.filter(|_| origin.from == self.id);
-        self.deliver(origin.key, *epoch, *offset, &frame, skip);
+        let skip = skip_on(self.id).map(|origin| origin.asker.conn);
+        self.deliver(key, epoch, offset, &frame, skip);
         self.scratch = frame;
     }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::backplane::CommitFailure;
+use crate::backplane::{Answer, Ask};
 use crate::hub::{Chunk, ConnIndex};
-use crate::model::{Epoch, ErrorCode, MessageId, Name, Publication, RoomName, Timestamp};
+use crate::model::{Epoch, ErrorCode, MessageId, Name, RoomName, Timestamp};
 
 /// The number of a shard of this instance.
 pub type ShardId = u16;
@@ -45,8 +45,8 @@ pub enum Event<'a> {
     Answered(ConnId, Vec<u8>),
     /// Another shard has sent mail.
     Mail(ShardId, Mail),
-    /// The store has answered.
-    Store(StoreReply),
+    /// What the backplane asked for is answered.
+    Backplane(Answer),
     /// Time has passed; comes some ten times a second.
     Tick,
     /// Stop: tell the clients, let them go over so many milliseconds.
@@ -66,8 +66,8 @@ pub enum Effect {
     Close(ConnIndex),
     /// Answer this HTTP request.
     Answer(ConnId, Page),
-    /// Ask the store.
-    Store(StoreRequest),
+    /// The backplane asks for something.
+    Backplane(Ask),
 }
 
 /// What HTTP can ask of the instance, beyond the upgrades.
@@ -81,42 +81,6 @@ pub enum Page {
     Ready,
     /// `GET /metrics`
     Metrics,
-}
-
-/// A question to the store.
-#[derive(Debug, PartialEq)]
-pub enum StoreRequest {
-    /// The last offset of a room.
-    Open(RoomName),
-    /// Publications of a room from an offset on, oldest first, up to the limits of a page.
-    Read {
-        /// The room.
-        room: RoomName,
-        /// The epoch.
-        epoch: Epoch,
-        /// The first offset.
-        from: u64,
-    },
-    /// Commit these, all or none.
-    Commit(Vec<Publication>),
-}
-
-/// The store's answer.
-#[derive(Debug)]
-pub enum StoreReply {
-    /// To [`StoreRequest::Open`]: epoch and last offset.
-    Opened(RoomName, Result<(Epoch, u64), String>),
-    /// To [`StoreRequest::Read`]: what there is.
-    Read {
-        /// The room.
-        room: RoomName,
-        /// The first offset that was asked for.
-        from: u64,
-        /// The publications, from the first that is still there.
-        publications: Result<Vec<Publication>, String>,
-    },
-    /// To [`StoreRequest::Commit`]: the batch, and whether it is stored.
-    Committed(Vec<Publication>, Result<(), CommitFailure>),
 }
 
 /// What one shard sends another.
@@ -225,8 +189,6 @@ pub struct Leave {
 pub struct PublishRequest {
     /// For whom.
     pub asker: Asker,
-    /// Whether the publisher gets the message too; if not, its ack takes the message's place.
-    pub echo: bool,
     /// What is published.
     pub publish: crate::backplane::Publish,
 }

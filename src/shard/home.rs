@@ -16,20 +16,19 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
+use super::Shard;
 use super::event::{
     Asker, ConnId, Join, Leave, Mail, PublishRequest, RefusedJoin, Reply, Request, ShardId,
-    StoreReply, StoreRequest,
 };
 use super::pages::Waiter;
-use super::{Effect, Shard};
-use crate::backplane::{Embedded, Remembered, fresh_position};
+use crate::backplane::Backplane;
 use crate::hub::{Audience, RoomKey};
 use crate::model::limits::{MEMBERS_LISTED_MAX, SHARD_CREDITS};
 use crate::model::{ErrorCode, Name, Position, RoomName};
 use crate::protocol::event;
 
 /// Whose a publish is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub(super) from: ShardId,
     pub(super) key: RoomKey,
@@ -39,7 +38,7 @@ pub(super) struct Origin {
 
 /// A user in a room.
 #[derive(Debug)]
-struct User {
+pub(super) struct User {
     connections: u32,
     username: Option<Box<Name>>,
 }
@@ -49,44 +48,37 @@ struct User {
 pub(super) struct HomeRoom {
     pub(super) name: RoomName,
     /// What waits until the room is open.
-    opening: Option<Vec<(ShardId, Request)>>,
+    pub(super) opening: Option<Vec<(ShardId, Request)>>,
+    /// The last offset that was delivered; nothing while the room is being opened.
+    pub(super) position: Option<Position>,
     /// Other shards that must hear, a bit each.
     pub(super) subscribers: u64,
-    users: HashMap<Name, User>,
+    pub(super) users: HashMap<Name, User>,
     /// Joins, and joins again, of members who want presence events.
     watchers: HashSet<(ShardId, ConnId, u32)>,
     /// Publishes that have no outcome yet.
     pub(super) publishing: u32,
     /// When it was last used.
-    touched_ms: u64,
-    lingering: bool,
+    pub(super) touched_ms: u64,
+    pub(super) lingering: bool,
 }
 
 /// The rooms whose home is this shard.
 #[derive(Debug)]
 pub(super) struct Home {
     pub(super) rooms: HashMap<RoomKey, HomeRoom>,
-    pub(super) backplane: Embedded<Origin>,
+    pub(super) backplane: Backplane<Origin>,
     /// Reads of the past under way: who waits for each.
     pub(super) reads: HashMap<(RoomKey, u64), Vec<Waiter>>,
     /// Rooms to look at when their time comes.
-    linger: VecDeque<(u64, RoomName)>,
+    pub(super) linger: VecDeque<(u64, RoomName)>,
 }
 
 impl Home {
-    pub(super) fn new(
-        stored: bool,
-        batch_bytes_max: usize,
-        dedupe_ms: u64,
-        remembered_max: usize,
-    ) -> Self {
+    pub(super) fn new(backplane: Backplane<Origin>) -> Self {
         Self {
             rooms: HashMap::new(),
-            backplane: Embedded::new(
-                stored,
-                batch_bytes_max,
-                Remembered::new(dedupe_ms, remembered_max),
-            ),
+            backplane,
             reads: HashMap::new(),
             linger: VecDeque::new(),
         }
@@ -133,16 +125,18 @@ impl Shard {
             return;
         };
         room.touched_ms = now_ms;
-        match &mut room.opening {
-            Some(_) if matches!(request, Request::Signal { .. }) => {}
-            Some(waiting) if waiting.len() < SHARD_CREDITS as usize => {
+        match (&mut room.opening, request) {
+            // The backplane takes it in its order; it need not wait here.
+            (_, Request::Publish(request)) => self.serve_publish(from, key, *request),
+            (Some(_), Request::Signal { .. }) => {}
+            (Some(waiting), request) if waiting.len() < SHARD_CREDITS as usize => {
                 waiting.push((from, request));
             }
-            Some(_) => {
+            (Some(_), request) => {
                 let why = "too many requests wait for this room; try again later";
                 self.refuse_request(from, request, ErrorCode::Overloaded, why);
             }
-            None => self.serve(from, key, request),
+            (None, request) => self.serve(from, key, request),
         }
     }
 
@@ -172,6 +166,7 @@ impl Shard {
         let room = HomeRoom {
             name: name.clone(),
             opening: Some(Vec::new()),
+            position: None,
             subscribers: 0,
             users: HashMap::new(),
             watchers: HashSet::new(),
@@ -183,23 +178,17 @@ impl Shard {
         self.home
             .linger
             .push_back((self.now.ms + self.options.linger_ms, name.clone()));
-        if self.options.stored {
-            self.effects.push(Effect::Store(StoreRequest::Open(name)));
-        } else {
-            let last = fresh_position(self.now.wall, self.rng.u32(..));
-            self.open_room(key, &name, last);
-        }
+        let (backplane, mut moment) = self.backplane();
+        backplane.open(&mut moment, &name);
         Some(key)
     }
 
-    fn open_room(&mut self, key: RoomKey, name: &RoomName, last: Position) {
-        self.home.backplane.open(name, last);
+    fn open_room(&mut self, key: RoomKey, last: Position) {
         self.hub.begin_log(key, last.epoch, last.offset + 1);
-        let waiting = self
-            .home
-            .rooms
-            .get_mut(&key)
-            .and_then(|room| room.opening.take());
+        let waiting = self.home.rooms.get_mut(&key).and_then(|room| {
+            room.position = Some(last);
+            room.opening.take()
+        });
         for (from, request) in waiting.into_iter().flatten() {
             self.serve(from, key, request);
         }
@@ -210,7 +199,7 @@ impl Shard {
             return;
         };
         match result {
-            Ok(last) => self.open_room(key, name, last),
+            Ok(last) => self.open_room(key, last),
             Err(why) => {
                 let waiting = self.home.rooms.remove(&key).and_then(|room| room.opening);
                 for (from, request) in waiting.into_iter().flatten() {
@@ -445,11 +434,8 @@ impl Shard {
     }
 
     fn serve_publish(&mut self, from: ShardId, key: RoomKey, request: PublishRequest) {
-        let PublishRequest {
-            asker,
-            echo,
-            publish,
-        } = request;
+        let PublishRequest { asker, publish } = request;
+        let echo = publish.echo;
         if let Some(room) = self.home.rooms.get_mut(&key) {
             room.publishing += 1;
         }
@@ -462,99 +448,6 @@ impl Shard {
                 echo,
             },
         );
-    }
-
-    pub(super) fn on_store(&mut self, reply: StoreReply) {
-        match reply {
-            StoreReply::Opened(room, result) => {
-                let result = result.map(|(epoch, offset)| Position { epoch, offset });
-                self.on_opened(&room, result);
-            }
-            StoreReply::Read {
-                room,
-                from,
-                publications,
-            } => {
-                self.on_page_read(&room, from, publications);
-            }
-            StoreReply::Committed(batch, result) => self.on_committed(batch, result),
-        }
-    }
-
-    /// Drops rooms that have been empty for long enough.
-    pub(super) fn drop_lingering(&mut self) {
-        while self
-            .home
-            .linger
-            .front()
-            .is_some_and(|&(due_ms, _)| due_ms <= self.now.ms)
-        {
-            let Some((_, name)) = self.home.linger.pop_front() else {
-                return;
-            };
-            let Some(key) = self.hub.find(name.as_str()) else {
-                continue;
-            };
-            let (now_ms, linger_ms) = (self.now.ms, self.options.linger_ms);
-            let is_empty = self.is_empty_room(key);
-            let Some(room) = self.home.rooms.get_mut(&key) else {
-                continue;
-            };
-            if !room.users.is_empty() {
-                // It is put in again when the last one leaves.
-                room.lingering = false;
-            } else if !is_empty || room.touched_ms + linger_ms > now_ms {
-                let due_ms = (room.touched_ms + linger_ms).max(now_ms + 1000);
-                self.home.linger.push_back((due_ms, name));
-            } else {
-                self.home.rooms.remove(&key);
-                self.end_room(key);
-            }
-        }
-    }
-
-    /// Makes room for another by dropping the one that has been empty longest.
-    fn drop_oldest_empty(&mut self) {
-        for _ in 0..self.home.linger.len().min(8) {
-            let Some((due_ms, name)) = self.home.linger.pop_front() else {
-                return;
-            };
-            let key = self.hub.find(name.as_str());
-            match key.filter(|&key| self.is_empty_room(key)) {
-                Some(key) => {
-                    self.home.rooms.remove(&key);
-                    self.end_room(key);
-                    return;
-                }
-                None if key.is_some() => self.home.linger.push_back((due_ms, name)),
-                None => {}
-            }
-        }
-    }
-
-    /// Whether nobody is in a room of this home, and nothing of it is under way.
-    fn is_empty_room(&self, key: RoomKey) -> bool {
-        self.home.rooms.get(&key).is_some_and(|room| {
-            room.users.is_empty()
-                && room.subscribers == 0
-                && room.publishing == 0
-                && room.opening.is_none()
-        }) && self
-            .hub
-            .room(key)
-            .is_some_and(|room| room.members().is_empty() && room.joins_pending == 0)
-            && !self.home.reads.keys().any(|&(reading, _)| reading == key)
-            && !self.lanes.is_behind(key)
-    }
-
-    fn end_room(&mut self, key: RoomKey) {
-        if let Some(room) = self.hub.room_mut(key) {
-            room.is_home = false;
-            let name = room.name.clone();
-            self.home.backplane.close(&name);
-            self.lanes.forget(key);
-        }
-        self.release_room(key);
     }
 }
 

@@ -24,6 +24,7 @@ mod event;
 mod home;
 mod http;
 mod lanes;
+mod linger;
 mod options;
 mod outlet;
 mod pages;
@@ -45,12 +46,14 @@ use connection::{Conn, Phase};
 use home::Home;
 use lanes::Lanes;
 
+use crate::backplane::{Backplane, Embedded, Remembered};
 use crate::hub::{ConnIndex, Hub, RoomKey};
 use crate::model::limits::{
     CLOSING_MS, REMEMBERED_IDS_MAX, SHARD_CREDIT_BYTES, SHARD_CREDITS, SWEEP_SENDS_MAX,
 };
 use crate::model::{CloseCode, MessageId, RoomName, Timestamp};
 use crate::net;
+use crate::protocol::event::message;
 
 /// Requests to one other shard that are not answered yet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +95,9 @@ pub struct Shard {
 impl Shard {
     /// A shard without connections. `seed`: of its randomness (ids, spreads).
     pub fn new(id: ShardId, options: Arc<Options>, seed: u64) -> Self {
-        let remembered = REMEMBERED_IDS_MAX;
+        let remembered = Remembered::new(options.dedupe_ms, REMEMBERED_IDS_MAX);
+        let (stored, encode) = (options.stored, message);
+        let embedded = Embedded::new(stored, options.log_bytes_max / 4, remembered, encode);
         Self {
             id,
             now: Now::default(),
@@ -107,12 +112,7 @@ impl Shard {
             stalled: Vec::new(),
             lanes: Lanes::new(options.shards, options.log_bytes_max / 4),
             outstanding: vec![Outstanding::default(); usize::from(options.shards)],
-            home: Home::new(
-                options.stored,
-                options.log_bytes_max / 4,
-                options.dedupe_ms,
-                remembered,
-            ),
+            home: Home::new(Backplane::Embedded(embedded)),
             effects: Vec::new(),
             scratch: Vec::new(),
             tick_at: 0,
@@ -137,10 +137,11 @@ impl Shard {
             Event::Writable(index) => self.on_writable(index),
             Event::Answered(id, response) => self.on_answered(id, &response),
             Event::Mail(from, mail) => self.on_mail(from, mail),
-            Event::Store(reply) => self.on_store(reply),
+            Event::Backplane(answer) => self.on_answer(answer),
             Event::Tick => self.on_tick(),
             Event::Drain(window_ms) => self.on_drain(window_ms),
         }
+        self.poll_backplane();
         effects.append(&mut self.effects);
     }
 
@@ -153,6 +154,7 @@ impl Shard {
         if !self.is_pressed() && !self.lanes.is_any_behind() {
             self.drive_backplane();
         }
+        self.poll_backplane();
         effects.append(&mut self.effects);
     }
 
@@ -160,6 +162,8 @@ impl Shard {
     pub fn sweep(&mut self, now: Now, socket: &mut impl Socket, effects: &mut Vec<Effect>) -> bool {
         self.now = now;
         let more = self.sweep_sends(socket, SWEEP_SENDS_MAX);
+        // Pages of the past that members want.
+        self.poll_backplane();
         effects.append(&mut self.effects);
         more
     }

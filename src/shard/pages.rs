@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
-use super::event::{Join, Joined, Reply, Request, ShardId, StoreRequest};
-use super::{Effect, Shard};
+use bytes::Bytes;
+
+use super::Shard;
+use super::event::{Join, Joined, Reply, Request, ShardId};
 use crate::hub::{Chunk, RoomKey};
 use crate::model::limits::PAGE_BYTES_MAX;
-use crate::model::{ErrorCode, Publication, RoomName};
-use crate::protocol::event;
+use crate::model::{ErrorCode, Position, RoomName};
+use crate::net::push_text;
 
 /// Who waits for a page of the past.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub(super) enum Waiter {
 impl Shard {
     /// Answers a join, at once or when the past was read.
     pub(super) fn answer_join(&mut self, from: ShardId, key: RoomKey, join: Join) {
-        let Some(position) = self.home.backplane.position(&join.room) else {
+        let Some(position) = self.position_of(key) else {
             let why = "the room is not open here";
             self.refuse_request(from, Request::Join(join), ErrorCode::Internal, why);
             return;
@@ -37,11 +39,9 @@ impl Shard {
                 if log.is_some_and(|log| log.reaches_back_to(offset + 1)) {
                     // A shard without the room's log yet gets the past by pages.
                     Some(true)
-                } else if self.options.stored {
+                } else {
                     self.read_page(key, join.room.clone(), offset + 1, Waiter::Join(from, join));
                     return;
-                } else {
-                    Some(false)
                 }
             }
             Some(_) => Some(false),
@@ -57,7 +57,7 @@ impl Shard {
         recovered: Option<bool>,
         page: Option<Arc<Chunk>>,
     ) {
-        let Some(position) = self.home.backplane.position(&join.room) else {
+        let Some(position) = self.position_of(key) else {
             return;
         };
         let joined = Joined {
@@ -84,10 +84,8 @@ impl Shard {
                     page,
                 },
             );
-        } else if self.options.stored {
-            self.read_page(key, room, offset, Waiter::Page(to));
         } else {
-            self.send_lost(to, key, room, offset, None);
+            self.read_page(key, room, offset, Waiter::Page(to));
         }
     }
 
@@ -117,24 +115,27 @@ impl Shard {
     }
 
     fn read_page(&mut self, key: RoomKey, room: RoomName, from: u64, waiter: Waiter) {
-        let Some(position) = self.home.backplane.position(&room) else {
+        let Some(position) = self.position_of(key) else {
             return;
         };
         let waiters = self.home.reads.entry((key, from)).or_default();
         waiters.push(waiter);
         if waiters.len() == 1 {
-            let epoch = position.epoch;
-            self.effects
-                .push(Effect::Store(StoreRequest::Read { room, epoch, from }));
+            self.home.backplane.read(&room, position.epoch, from);
         }
     }
 
-    /// The store has read a page.
+    /// Where an open room stands.
+    pub(super) fn position_of(&self, key: RoomKey) -> Option<Position> {
+        self.home.rooms.get(&key).and_then(|room| room.position)
+    }
+
+    /// A page was read.
     pub(super) fn on_page_read(
         &mut self,
         room: &RoomName,
         from: u64,
-        publications: Result<Vec<Publication>, String>,
+        frames: Result<Vec<(u64, Bytes)>, String>,
     ) {
         let Some(key) = self.hub.find(room.as_str()) else {
             return;
@@ -142,16 +143,13 @@ impl Shard {
         let Some(waiters) = self.home.reads.remove(&(key, from)) else {
             return;
         };
-        let first = publications
-            .as_ref()
-            .ok()
-            .and_then(|page| page.first())
-            .map(|p| p.offset);
-        let page = match &publications {
-            Ok(publications) if first == Some(from) => Some(Arc::new(encode(publications))),
+        let first = frames.as_ref().ok().and_then(|page| page.first());
+        let first = first.map(|&(offset, _)| offset);
+        let page = match &frames {
+            Ok(frames) if first == Some(from) => Some(Arc::new(chunk_of(from, frames))),
             _ => None,
         };
-        let why = publications.err();
+        let why = frames.err();
         for waiter in waiters {
             match (waiter, &page, &why) {
                 (Waiter::Join(to, join), _, Some(why)) => {
@@ -178,19 +176,16 @@ impl Shard {
     }
 }
 
-/// Publications as the frames that members get.
-fn encode(publications: &[Publication]) -> Chunk {
-    let first = publications
-        .first()
-        .map_or(0, |publication| publication.offset);
+/// A page as the frames that members get.
+fn chunk_of(first: u64, frames: &[(u64, Bytes)]) -> Chunk {
     let mut chunk = Chunk::with_capacity(first, 0);
     let mut frame = Vec::new();
-    for publication in publications {
-        if publication.offset != chunk.after() {
+    for (offset, json) in frames {
+        if *offset != chunk.after() {
             break;
         }
         frame.clear();
-        event::message(&mut frame, publication);
+        push_text(&mut frame, json);
         chunk.push(&frame);
     }
     chunk

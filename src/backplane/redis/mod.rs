@@ -59,7 +59,8 @@ pub mod spool;
 
 use bytes::Bytes;
 
-use crate::model::{EntryId, Epoch, MessageId, Publication, RoomName};
+pub use super::Encode;
+use crate::model::{EntryId, Epoch, MessageId, RoomName};
 
 /// Where an item stands in its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +87,3 @@ pub struct Item {
     /// The `message` frame for clients: JSON text.
     pub json: Bytes,
 }
-
-/// How a publication is written as the `message` frame for clients. Given by whoever makes the
-/// backplane, since frames are `protocol`'s.
-pub type Encode = fn(&mut Vec<u8>, &Publication);

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::model::RoomName;
+use crate::net::push_text;
 
 const ID: MessageId = MessageId::from_u128(0x018b_cfe5_6800_7abc_8def_0123_4567_89ab);
 
@@ -42,22 +43,28 @@ fn publication() -> Publication {
     }
 }
 
+fn framed(out: &mut Vec<u8>, publication: &Publication) {
+    let mut json = Vec::new();
+    message(&mut json, publication);
+    push_text(out, &json);
+}
+
 #[test]
 fn messages() {
     let mut publication = publication();
     check(
-        |out| message(out, &publication),
+        |out| framed(out, &publication),
         r#"{"type":"message","room":"a \"room\"","offset":7,"id":"018bcfe5-6800-7abc-8def-0123456789ab","user_id":"u1","username":"Zoë\\","payload":{"x": 1},"metadata":[],"sent_at":"2023-11-14T22:13:20.123Z"}"#,
     );
     publication.username = None;
     publication.metadata = None;
     check(
-        |out| message(out, &publication),
+        |out| framed(out, &publication),
         r#"{"type":"message","room":"a \"room\"","offset":7,"id":"018bcfe5-6800-7abc-8def-0123456789ab","user_id":"u1","payload":{"x": 1},"sent_at":"2023-11-14T22:13:20.123Z"}"#,
     );
     publication.payload = vec![b'1'; 70_000].into();
     let mut out = Vec::new();
-    message(&mut out, &publication);
+    framed(&mut out, &publication);
     assert_eq!(out[..2], [0x81, 127]);
     let held = Pending {
         room: "a",
@@ -222,7 +229,7 @@ proptest! {
         let room = RoomName::parse(&room).unwrap();
         let publication =
             Publication { room: room.clone(), user_id: user.as_str().into(), ..publication() };
-        message_json(&mut out, &publication);
+        message(&mut out, &publication);
         let value: Value = serde_json::from_slice(&out).unwrap();
         prop_assert_eq!(value["room"].as_str(), Some(room.as_str()));
         prop_assert_eq!(value["user_id"].as_str(), Some(user.as_str()));

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::backplane::{Answer, Ask, StoreReply, StoreRequest};
 use crate::hub::ConnIndex;
 use crate::model::{Epoch, Timestamp};
 use crate::net::OriginPolicy;
 use crate::shard::lanes::Behind;
-use crate::shard::{
-    Effect, Event, Gone, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket, StoreReply,
-    StoreRequest,
-};
+use crate::shard::{Effect, Event, Gone, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket};
 
 /// Sockets that take so many bytes at once.
 struct Sinks {
@@ -88,7 +86,7 @@ impl Stage {
 
     fn note(&mut self, at: usize) {
         for effect in self.effects.drain(..) {
-            if let Effect::Store(request) = effect {
+            if let Effect::Backplane(Ask::Store(request)) = effect {
                 self.asked.push((at as ShardId, request));
             }
         }
@@ -154,7 +152,7 @@ impl Stage {
 
     fn answer(&mut self, reply: StoreReply) {
         let (shard, _) = self.asked.remove(0);
-        self.event(usize::from(shard), Event::Store(reply));
+        self.event(usize::from(shard), Event::Backplane(Answer::Store(reply)));
         self.pump();
     }
 

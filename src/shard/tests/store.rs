@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 
 use super::setup::Setup;
-use crate::backplane::CommitFailure;
+use crate::backplane::{CommitFailure, StoreReply, StoreRequest};
 use crate::model::{Epoch, Publication, RoomName};
-use crate::shard::{ShardId, StoreReply, StoreRequest};
+use crate::shard::ShardId;
 
 /// Publications of one page: few, so that pages are many.
 const PAGE: usize = 7;

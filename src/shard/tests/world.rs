@@ -14,6 +14,7 @@ use super::oracle::Ledger;
 use super::setup::Setup;
 use super::store::Store;
 use super::wires::{Wire, Wires};
+use crate::backplane::{Answer, Ask};
 use crate::hub::ConnIndex;
 use crate::model::limits::{CHUNK_BYTES_MAX, OUTBOX_BYTES_MAX};
 use crate::model::{RoomName, Timestamp};
@@ -209,8 +210,11 @@ impl World {
         let now = self.now();
         for (shard, reply) in store {
             let node = &mut self.nodes[usize::from(shard)];
-            node.shard
-                .handle(now, Event::Store(reply), &mut node.effects);
+            node.shard.handle(
+                now,
+                Event::Backplane(Answer::Store(reply)),
+                &mut node.effects,
+            );
         }
         let mut order: Vec<_> = (0..self.nodes.len()).collect();
         self.rng.shuffle(&mut order);
@@ -334,7 +338,7 @@ impl World {
                 }
                 Effect::Close(index) => self.unplug(at, index),
                 Effect::Answer(..) => panic!("no page was asked for"),
-                Effect::Store(request) => {
+                Effect::Backplane(Ask::Store(request)) => {
                     assert!(self.setup.stored, "there is no store");
                     let delay_ms = if self.faults { self.setup.store_ms } else { 0 };
                     let due_ms = self.now_ms + self.rng.u64(0..=delay_ms);
@@ -470,8 +474,8 @@ impl World {
         {
             client.check_caught_up(&self.ledger, |room| {
                 let room = RoomName::parse(room).expect("a room's name");
-                let home = &nodes[room.home(shards)].shard.home;
-                let position = home.backplane.position(&room)?;
+                let shard = &nodes[room.home(shards)].shard;
+                let position = shard.position_of(shard.hub.find(room.as_str())?)?;
                 Some((position.epoch.as_str().into(), position.offset))
             });
         }

@@ -1,0 +1,67 @@
+//! What a backplane asks of the machine room, and the answers.
+
+use crate::model::{Epoch, Publication, RoomName};
+
+/// What a backplane asks for.
+#[derive(Debug, PartialEq)]
+pub enum Ask {
+    /// Of the embedded store.
+    Store(StoreRequest),
+}
+
+/// What it is answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// By the embedded store.
+    Store(StoreReply),
+}
+
+/// A question to the store.
+#[derive(Debug, PartialEq)]
+pub enum StoreRequest {
+    /// The last offset of a room.
+    Open(RoomName),
+    /// Publications of a room from an offset on, oldest first, up to the limits of a page.
+    Read {
+        /// The room.
+        room: RoomName,
+        /// The epoch.
+        epoch: Epoch,
+        /// The first offset.
+        from: u64,
+    },
+    /// Commit these, all or none.
+    Commit(Vec<Publication>),
+}
+
+/// The store's answer.
+#[derive(Debug)]
+pub enum StoreReply {
+    /// To [`StoreRequest::Open`]: epoch and last offset.
+    Opened(RoomName, Result<(Epoch, u64), String>),
+    /// To [`StoreRequest::Read`]: what there is.
+    Read {
+        /// The room.
+        room: RoomName,
+        /// The first offset that was asked for.
+        from: u64,
+        /// The publications, from the first that is still there.
+        publications: Result<Vec<Publication>, String>,
+    },
+    /// To [`StoreRequest::Commit`]: the batch, and whether it is stored.
+    Committed(Vec<Publication>, Result<(), CommitFailure>),
+}
+
+/// Why a batch was not committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommitFailure {
+    /// The publication at `index` has an id that the room had before, at `offset`.
+    Clash {
+        /// Which of the batch.
+        index: usize,
+        /// The offset of the first one with that id.
+        offset: u64,
+    },
+    /// The store can't take anything now.
+    Unavailable(String),
+}
