@@ -43,6 +43,8 @@ pub enum StoreReply {
     Read {
         /// The room.
         room: RoomName,
+        /// The epoch.
+        epoch: Epoch,
         /// The first offset that was asked for.
         from: u64,
         /// The publications, from the first that is still there.

@@ -125,7 +125,12 @@ impl<T: Clone> Embedded<T> {
             self.ask(StoreRequest::Read { room, epoch, from });
         } else {
             let page = Ok(Vec::new());
-            self.outcomes.push(Outcome::Page { room, from, page });
+            self.outcomes.push(Outcome::Page {
+                room,
+                epoch,
+                from,
+                page,
+            });
         }
     }
 
@@ -166,6 +171,7 @@ impl<T: Clone> Embedded<T> {
             }
             StoreReply::Read {
                 room,
+                epoch,
                 from,
                 publications,
             } => {
@@ -175,7 +181,12 @@ impl<T: Clone> Embedded<T> {
                     (publication.offset, json.into())
                 };
                 let page = publications.map(|page| page.iter().map(encode).collect());
-                self.outcomes.push(Outcome::Page { room, from, page });
+                self.outcomes.push(Outcome::Page {
+                    room,
+                    epoch,
+                    from,
+                    page,
+                });
             }
             StoreReply::Committed(batch, result) => self.on_committed(batch, result),
         }

@@ -8,8 +8,8 @@
 //! Outcome               ◀─ Backplane ◀─ Answer  (from them)
 //! ```
 //!
-//! Calls return nothing: what comes of them is an [`Outcome`], what is needed for it an [`Ask`], both
-//! taken by [`Backplane::poll`], in order.
+//! Calls return nothing: what comes of them is an [`Outcome`], what is needed for it an [`Ask`],
+//! both taken by [`Backplane::poll`], in order.
 //!
 //! Guarantees, whichever it is:
 //! - [`Outcome::Deliver`]s of one room come in the order of their offsets, which rise by one within
@@ -111,12 +111,75 @@ pub enum Outcome<T> {
     Page {
         /// The room.
         room: RoomName,
+        /// The epoch.
+        epoch: Epoch,
         /// The offset that was asked for.
         from: u64,
         /// The page, or why there is none now.
         page: Result<Vec<(u64, Bytes)>, String>,
     },
+    /// Publications of a room that nobody can have any more: the next one is `next`.
+    Lost {
+        /// The room.
+        room: RoomName,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The first offset that can still come.
+        next: u64,
+    },
+    /// The offsets of all rooms begin anew: what was behind the last [`Outcome::Deliver`] of the
+    /// old epoch was lost.
+    Epoch(Epoch),
+    /// A publish is held until Redis is back; it is answered later. Given at most once for each.
+    Held {
+        /// What can be shown of it meanwhile.
+        preview: Preview,
+        /// Whose it is.
+        origin: T,
+    },
+    /// A frame that is kept for nobody, from another instance or a foreign writer.
+    Passing {
+        /// The room; none: for everybody.
+        room: Option<RoomName>,
+        /// The frame for clients, as JSON text.
+        json: Bytes,
+    },
+    /// What orders and keeps was lost (why), or is there again.
+    Degraded(Option<String>),
+    /// A user came into a room on another instance, or is on none of the others any more.
+    Presence {
+        /// The room.
+        room: RoomName,
+        /// Who.
+        user_id: Name,
+        /// Under what name.
+        username: Option<Name>,
+        /// Whether it came.
+        is_join: bool,
+    },
+    /// The connections of a user are to be closed.
+    Kick(Name),
 }
+
+/// What can be shown of a message that is held.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// The room.
+    pub room: RoomName,
+    /// The id that it will have.
+    pub id: MessageId,
+    /// Who publishes.
+    pub user_id: Name,
+    /// Under what name.
+    pub username: Option<Name>,
+    /// JSON text.
+    pub payload: Bytes,
+    /// When it was taken.
+    pub sent_at: Timestamp,
+}
+
+/// Users of a room, with their names.
+pub type Users<'a> = Box<dyn Iterator<Item = (&'a Name, Option<&'a Name>)> + 'a>;
 
 /// What time it is, and chance.
 pub struct Moment<'a> {
@@ -194,6 +257,55 @@ impl<T: Clone> Backplane<T> {
     pub fn poll(&mut self, outcomes: &mut Vec<Outcome<T>>, asks: &mut Vec<Ask>) {
         match self {
             Self::Embedded(embedded) => embedded.poll(outcomes, asks),
+        }
+    }
+
+    /// Passes a frame on to the members on other instances, if there are any; it may be lost.
+    pub fn pass(&mut self, _room: &RoomName, _json: &[u8]) {
+        match self {
+            Self::Embedded(_) => {}
+        }
+    }
+
+    /// A user's first connection here has joined a room, or goes on under another name.
+    pub fn user_joined(&mut self, _ms: u64, _room: &RoomName, _id: &Name, _name: Option<&Name>) {
+        match self {
+            Self::Embedded(_) => {}
+        }
+    }
+
+    /// A user's last connection here has left a room.
+    pub fn user_left(&mut self, _ms: u64, _room: &RoomName, _user_id: &Name) {
+        match self {
+            Self::Embedded(_) => {}
+        }
+    }
+
+    /// The users that a room has on other instances, with their names.
+    pub fn users_elsewhere(&self, _room: &RoomName) -> Users<'_> {
+        match self {
+            Self::Embedded(_) => Box::new(std::iter::empty()),
+        }
+    }
+
+    /// Whether a user is in a room on another instance.
+    pub fn is_elsewhere(&self, _room: &RoomName, _user_id: &Name) -> bool {
+        match self {
+            Self::Embedded(_) => false,
+        }
+    }
+
+    /// Has the other instances close a user's connections.
+    pub fn kick(&mut self, _user_id: &Name) {
+        match self {
+            Self::Embedded(_) => {}
+        }
+    }
+
+    /// Time has passed; comes some ten times a second.
+    pub fn tick(&mut self, _moment: &mut Moment<'_>) {
+        match self {
+            Self::Embedded(_) => {}
         }
     }
 

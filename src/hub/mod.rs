@@ -177,8 +177,11 @@ impl Hub {
             && room.epoch() != Some(epoch)
         {
             let freed = room.log().map_or(0, RoomLog::footprint);
+            let asked = room.asked.len();
             room.begin_log(epoch, next);
             self.log_bytes -= freed;
+            self.pages_asked -= asked;
+            self.feed_starved();
         }
     }
 

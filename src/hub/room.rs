@@ -95,6 +95,7 @@ impl Room {
         if before.is_some() {
             self.replays.clear();
             self.skips.clear();
+            self.asked.clear();
             for member in &mut self.members {
                 (member.cursor, member.replays, member.skips) = (next, false, false);
             }

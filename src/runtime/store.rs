@@ -220,6 +220,7 @@ fn read_all(mut reader: Reader, epoch: Epoch, queue: &Receiver<(ShardId, Read)>,
                 let publications = read_page(&mut reader, &room, epoch, from);
                 StoreReply::Read {
                     room,
+                    epoch,
                     from,
                     publications,
                 }

@@ -85,6 +85,7 @@ impl Shard {
             conn,
             reference: reference.map(Into::into),
             credit,
+            held: false,
         })
     }
 
@@ -313,9 +314,7 @@ impl Shard {
             let username = conn.name_in(Some(key)).map(Name::as_str);
             event::signal(&mut frame, room, &conn.user_id, username, payload);
             self.hub.whisper(key, Audience::AllBut(Some(index)), &frame);
-            if self.options.shards > 1
-                && let Some(room) = self.room_name(room)
-            {
+            if let Some(room) = self.room_name(room) {
                 let home = self.home_of(&room);
                 let frame = Bytes::copy_from_slice(&frame);
                 self.post_signal(home, room, frame);

@@ -50,6 +50,8 @@ pub struct Counters {
     pub stored: u64,
     /// Publishes answered with the offset of an earlier one.
     pub repeated: u64,
+    /// Publishes held because the backplane was away.
+    pub held: u64,
     /// Frames written to members from the logs.
     pub delivered: u64,
     /// Of these, frames of the past.
@@ -73,7 +75,7 @@ pub struct Counters {
 }
 
 /// How many numbers [`Counters`] are.
-pub const CELLS: usize = 20 + CLOSE_CODES.len() + ERROR_CODES.len();
+pub const CELLS: usize = 21 + CLOSE_CODES.len() + ERROR_CODES.len();
 
 impl Counters {
     /// All numbers, in an order of their own.
@@ -116,6 +118,7 @@ impl Counters {
             &mut self.published,
             &mut self.stored,
             &mut self.repeated,
+            &mut self.held,
             &mut self.delivered,
             &mut self.replayed,
             &mut self.gaps_slow,

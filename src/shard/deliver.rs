@@ -79,7 +79,24 @@ impl Shard {
                 code,
                 why,
             }),
-            Outcome::Page { room, from, page } => self.on_page_read(&room, from, page),
+            Outcome::Page {
+                room,
+                epoch,
+                from,
+                page,
+            } => self.on_page_read(&room, epoch, from, page),
+            Outcome::Lost { room, epoch, next } => self.lose(&room, epoch, next),
+            Outcome::Epoch(epoch) => self.restart_rooms(epoch),
+            Outcome::Held { preview, origin } => self.hold(&preview, origin),
+            Outcome::Passing { room, json } => self.pass_on(room, &json),
+            Outcome::Degraded(reason) => self.tell_degraded(reason),
+            Outcome::Presence {
+                room,
+                user_id,
+                username,
+                is_join,
+            } => self.tell_presence_elsewhere(&room, &user_id, username.as_ref(), is_join),
+            Outcome::Kick(user_id) => self.kick_everywhere(&user_id),
         }
     }
 
@@ -121,11 +138,7 @@ impl Shard {
             return;
         };
         home.position = Some(position);
-        let subscribers = match room.personal_user() {
-            // Its user may be anywhere, without having joined.
-            Some(_) => others(self.id, self.options.shards),
-            None => home.subscribers,
-        };
+        let subscribers = self.subscribers_of(key);
         let mut frame = std::mem::take(&mut self.scratch);
         frame.clear();
         push_text(&mut frame, json);
@@ -240,7 +253,7 @@ impl Shard {
     }
 
     /// The open connections of a user on this shard.
-    fn connections_of(&self, user: &str) -> Vec<ConnIndex> {
+    pub(super) fn connections_of(&self, user: &str) -> Vec<ConnIndex> {
         let hash = self.hash_user(user);
         self.users
             .iter_hash(hash)
@@ -306,7 +319,7 @@ impl Shard {
 }
 
 /// The bits of all shards but one.
-fn others(own: ShardId, shards: u16) -> u64 {
+pub(super) fn others(own: ShardId, shards: u16) -> u64 {
     let all = if shards >= 64 {
         u64::MAX
     } else {

@@ -94,7 +94,22 @@ pub enum Mail {
     Deliver(Delivery),
     /// From it: publications that can't be delivered any more.
     Lost(Lost),
-    /// From it: a frame that is kept for nobody.
+    /// From it: the offsets of a room begin anew.
+    Restart {
+        /// The room.
+        room: RoomName,
+        /// The new epoch.
+        epoch: Epoch,
+        /// Users in the room.
+        members: u64,
+    },
+    /// A frame for everybody who is connected.
+    Announce(Bytes),
+    /// What orders and keeps was lost (why), or is there again.
+    Degraded(Option<Arc<str>>),
+    /// Close the connections of a user.
+    Kick(Name),
+    /// From the home shard: a frame that is kept for nobody.
     Whisper {
         /// The room.
         room: RoomName,
@@ -146,6 +161,8 @@ pub struct Asker {
     pub reference: Option<Box<str>>,
     /// Bytes of credit that the request took and the answer gives back.
     pub credit: u32,
+    /// Whether the shard's part of it was given back before.
+    pub held: bool,
 }
 
 /// See [`Request::Join`].
@@ -211,6 +228,8 @@ pub enum Reply {
         /// Whether the message itself comes too.
         echo: bool,
     },
+    /// The publish is held, and answered later: it takes no credit of the shard's any more.
+    Held(Asker),
     /// A join or publish was refused.
     Refused {
         /// Whose.

@@ -54,6 +54,8 @@ pub(super) struct HomeRoom {
     /// Other shards that must hear, a bit each.
     pub(super) subscribers: u64,
     pub(super) users: HashMap<Name, User>,
+    /// Users who are in the room on other instances only.
+    pub(super) users_elsewhere: u64,
     /// Joins, and joins again, of members who want presence events.
     watchers: HashSet<(ShardId, ConnId, u32)>,
     /// Publishes that have no outcome yet.
@@ -136,7 +138,13 @@ impl Shard {
                 let why = "too many requests wait for this room; try again later";
                 self.refuse_request(from, request, ErrorCode::Overloaded, why);
             }
-            (None, request) => self.serve(from, key, request),
+            (None, request) if room.position.is_some() => self.serve(from, key, request),
+            (opening @ None, request) => {
+                // It could not be opened before, and is kept for what is published in it.
+                *opening = Some(vec![(from, request)]);
+                let name = room.name.clone();
+                self.open_on_backplane(&name);
+            }
         }
     }
 
@@ -153,6 +161,12 @@ impl Shard {
 
     /// Begins to be a room's home: `None` if there are too many.
     fn begin_room(&mut self, name: RoomName) -> Option<RoomKey> {
+        let key = self.add_room(name.clone())?;
+        self.open_on_backplane(&name);
+        Some(key)
+    }
+
+    fn add_room(&mut self, name: RoomName) -> Option<RoomKey> {
         if self.home.rooms.len() >= self.options.rooms_max {
             self.drop_oldest_empty();
             if self.home.rooms.len() >= self.options.rooms_max {
@@ -169,6 +183,7 @@ impl Shard {
             position: None,
             subscribers: 0,
             users: HashMap::new(),
+            users_elsewhere: 0,
             watchers: HashSet::new(),
             publishing: 0,
             touched_ms: self.now.ms,
@@ -177,16 +192,20 @@ impl Shard {
         self.home.rooms.insert(key, room);
         self.home
             .linger
-            .push_back((self.now.ms + self.options.linger_ms, name.clone()));
-        let (backplane, mut moment) = self.backplane();
-        backplane.open(&mut moment, &name);
+            .push_back((self.now.ms + self.options.linger_ms, name));
         Some(key)
+    }
+
+    fn open_on_backplane(&mut self, name: &RoomName) {
+        let (backplane, mut moment) = self.backplane();
+        backplane.open(&mut moment, name);
     }
 
     fn open_room(&mut self, key: RoomKey, last: Position) {
         self.hub.begin_log(key, last.epoch, last.offset + 1);
         let waiting = self.home.rooms.get_mut(&key).and_then(|room| {
             room.position = Some(last);
+            room.users_elsewhere = self.home.backplane.users_elsewhere(&room.name).count() as u64;
             room.opening.take()
         });
         for (from, request) in waiting.into_iter().flatten() {
@@ -195,18 +214,35 @@ impl Shard {
     }
 
     pub(super) fn on_opened(&mut self, name: &RoomName, result: Result<Position, String>) {
-        let Some(key) = self.hub.find(name.as_str()) else {
+        let known = self.hub.find(name.as_str());
+        let known = known.filter(|key| self.home.rooms.contains_key(key));
+        match (known, result) {
+            (Some(key), Ok(last)) => self.open_room(key, last),
+            (Some(key), Err(why)) => self.fail_to_open(key, &why),
+            // A personal room that something was published to elsewhere.
+            (None, Ok(last)) => {
+                if let Some(key) = self.add_room(name.clone()) {
+                    self.open_room(key, last);
+                }
+            }
+            (None, Err(_)) => {}
+        }
+    }
+
+    fn fail_to_open(&mut self, key: RoomKey, why: &str) {
+        let Some(room) = self.home.rooms.get_mut(&key) else {
             return;
         };
-        match result {
-            Ok(last) => self.open_room(key, last),
-            Err(why) => {
-                let waiting = self.home.rooms.remove(&key).and_then(|room| room.opening);
-                for (from, request) in waiting.into_iter().flatten() {
-                    self.refuse_request(from, request, ErrorCode::Unavailable, &why);
-                }
-                self.end_room(key);
-            }
+        let waiting = room.opening.take();
+        // What is published in it may still be stored, later.
+        if room.publishing == 0 {
+            self.home.rooms.remove(&key);
+        }
+        for (from, request) in waiting.into_iter().flatten() {
+            self.refuse_request(from, request, ErrorCode::Unavailable, why);
+        }
+        if !self.home.rooms.contains_key(&key) {
+            self.end_room(key);
         }
     }
 
@@ -292,8 +328,13 @@ impl Shard {
                 room.watchers.remove(&watcher);
             }
             // Who joins again may do so under another name.
-            if let (Some(name), Some(user)) = (&join.username, room.users.get_mut(&join.user_id)) {
-                user.username = Some(Box::new(name.clone()));
+            if let Some(user) = room.users.get_mut(&join.user_id) {
+                if let Some(name) = &join.username {
+                    user.username = Some(Box::new(name.clone()));
+                }
+                let (ms, username) = (self.now.ms, user.username.as_deref());
+                let backplane = &mut self.home.backplane;
+                backplane.user_joined(ms, &join.room, &join.user_id, username);
             }
         }
         self.answer_join(from, key, join);
@@ -315,14 +356,14 @@ impl Shard {
         });
         user.connections += 1;
         user.username = join.username.clone().map(Box::new).or(user.username.take());
-        let is_new = user.connections == 1;
-        let count = room.users.len() as u64;
-        if is_new && !room.watchers.is_empty() {
-            let username = join.username.as_ref().map(Name::as_str);
-            let (name, change) = (join.room.as_str(), event::Change::Join);
-            let mut frame = Vec::new();
-            event::presence(&mut frame, name, change, &join.user_id, username, count);
-            self.tell_presence(key, frame.into());
+        if user.connections > 1 {
+            return;
+        }
+        if self.home.backplane.is_elsewhere(&join.room, &join.user_id) {
+            room.users_elsewhere = room.users_elsewhere.saturating_sub(1);
+        } else {
+            let username = join.username.as_ref();
+            self.tell_presence(key, event::Change::Join, &join.user_id, username);
         }
     }
 
@@ -342,39 +383,59 @@ impl Shard {
                 gone = room.users.remove(leave.user_id.as_str());
             }
         }
-        let count = room.users.len() as u64;
-        let watched = !room.watchers.is_empty();
         if room.users.is_empty() && !room.lingering {
             room.lingering = true;
             self.home
                 .linger
                 .push_back((now_ms + linger_ms, leave.room.clone()));
         }
-        if let Some(user) = gone
-            && watched
+        let Some(user) = gone else { return };
+        if self
+            .home
+            .backplane
+            .is_elsewhere(&leave.room, &leave.user_id)
         {
-            let username = user.username.as_deref().map(Name::as_str);
-            let (name, change) = (leave.room.as_str(), event::Change::Leave);
-            let mut frame = Vec::new();
-            event::presence(&mut frame, name, change, &leave.user_id, username, count);
-            self.tell_presence(key, frame.into());
+            room.users_elsewhere += 1;
+        } else {
+            let username = user.username.as_deref();
+            self.tell_presence(key, event::Change::Leave, &leave.user_id, username);
         }
-    }
-
-    /// How many users are in the room.
-    pub(super) fn user_count(&self, key: RoomKey) -> u64 {
         self.home
-            .rooms
-            .get(&key)
-            .map_or(0, |room| room.users.len() as u64)
+            .backplane
+            .user_left(now_ms, &leave.room, &leave.user_id);
     }
 
-    fn tell_presence(&mut self, key: RoomKey, frame: Bytes) {
+    /// How many users are in the room, on all instances.
+    pub(super) fn user_count(&self, key: RoomKey) -> u64 {
+        let room = self.home.rooms.get(&key);
+        room.map_or(0, |room| room.users.len() as u64 + room.users_elsewhere)
+    }
+
+    /// Tells those who asked for presence.
+    pub(super) fn tell_presence(
+        &mut self,
+        key: RoomKey,
+        change: event::Change,
+        user_id: &Name,
+        username: Option<&Name>,
+    ) {
+        let count = self.user_count(key);
+        let Some(room) = self.home.rooms.get(&key) else {
+            return;
+        };
+        if room.watchers.is_empty() {
+            return;
+        }
+        let (mut frame, name) = (Vec::new(), room.name.as_str());
+        let username = username.map(Name::as_str);
+        event::presence(&mut frame, name, change, user_id, username, count);
+        let frame = Bytes::from(frame);
         self.hub.whisper(key, Audience::Presence, &frame);
         self.whisper_others(key, self.id, true, &frame);
     }
 
-    fn serve_signal(&mut self, from: ShardId, key: RoomKey, _room: &RoomName, frame: &Bytes) {
+    fn serve_signal(&mut self, from: ShardId, key: RoomKey, room: &RoomName, frame: &Bytes) {
+        self.home.backplane.pass(room, text_of(frame));
         if from != self.id {
             self.hub.whisper(key, Audience::AllBut(None), frame);
         }
@@ -382,7 +443,13 @@ impl Shard {
     }
 
     /// A whisper to all other shards that must hear, but for one.
-    fn whisper_others(&mut self, key: RoomKey, but: ShardId, presence: bool, frame: &Bytes) {
+    pub(super) fn whisper_others(
+        &mut self,
+        key: RoomKey,
+        but: ShardId,
+        presence: bool,
+        frame: &Bytes,
+    ) {
         let Some(room) = self.home.rooms.get(&key) else {
             return;
         };
@@ -416,13 +483,14 @@ impl Shard {
         let Some(home) = self.home.rooms.get(&key) else {
             return;
         };
-        let users = home
-            .users
-            .iter()
-            .take(MEMBERS_LISTED_MAX)
-            .map(|(user_id, user)| (user_id.as_str(), user.username.as_deref().map(Name::as_str)));
+        let here = home.users.iter();
+        let here = here.map(|(user_id, user)| (user_id, user.username.as_deref()));
+        let elsewhere = self.home.backplane.users_elsewhere(room);
+        let elsewhere = elsewhere.filter(|(user_id, _)| !home.users.contains_key(user_id.as_str()));
+        let users = here.chain(elsewhere).take(MEMBERS_LISTED_MAX);
+        let users = users.map(|(user_id, name)| (user_id.as_str(), name.map(Name::as_str)));
         let mut frame = Vec::new();
-        let (count, reference) = (home.users.len() as u64, asker.reference.as_deref());
+        let (count, reference) = (self.user_count(key), asker.reference.as_deref());
         event::members(&mut frame, room.as_str(), users, count, reference);
         self.reply(
             from,
@@ -449,6 +517,16 @@ impl Shard {
             },
         );
     }
+}
+
+/// The JSON text of a text frame of the server's: not masked, in one piece.
+fn text_of(frame: &[u8]) -> &[u8] {
+    let header = match frame.get(1) {
+        Some(127) => 10,
+        Some(126) => 4,
+        _ => 2,
+    };
+    frame.get(header..).unwrap_or_default()
 }
 
 /// The shards whose bits are set.

@@ -179,6 +179,9 @@ impl Shard {
                 },
             );
         }
+        if self.degraded.is_some() {
+            self.say_degraded(index);
+        }
         self.add_user(index);
         if let Some(room) = room {
             let room = room.as_str().into();

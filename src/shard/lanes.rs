@@ -12,7 +12,7 @@
 
 use hashbrown::HashMap;
 
-use super::event::{ConnId, Delivery, Mail, ShardId};
+use super::event::{ConnId, Delivery, Lost, Mail, ShardId};
 use crate::hub::RoomKey;
 use crate::model::limits::LANE_DELIVERY_BYTES_MAX;
 
@@ -86,6 +86,15 @@ impl Lanes {
         }
         lane.delivery_bytes += delivery.frame.len();
         lane.mail.push(Mail::Deliver(delivery));
+    }
+
+    /// Puts in that a room's offsets below `lost.next` are lost; where the room is behind, the log
+    /// that it reads on from says so.
+    pub(super) fn post_lost(&mut self, to: ShardId, key: RoomKey, lost: Lost) {
+        let lane = &mut self.lanes[usize::from(to)];
+        if !lane.behind.contains_key(&key) {
+            lane.mail.push(Mail::Lost(lost));
+        }
     }
 
     /// Whether anything waits for that shard.

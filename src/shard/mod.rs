@@ -15,6 +15,7 @@
 //! whose outbox is full, is not read; mail from a home shard arrives in the order in which it was
 //! posted, so a `joined` and the frames after it agree.
 
+mod cluster;
 mod commands;
 mod connection;
 mod counters;
@@ -89,6 +90,8 @@ pub struct Shard {
     scratch: Vec<u8>,
     tick_at: usize,
     draining: bool,
+    /// Why the backplane is away, if it is.
+    degraded: Option<Arc<str>>,
     counters: Counters,
 }
 
@@ -117,6 +120,7 @@ impl Shard {
             scratch: Vec::new(),
             tick_at: 0,
             draining: false,
+            degraded: None,
             counters: Counters::default(),
             options,
         }
@@ -430,6 +434,14 @@ impl Shard {
             Mail::Reply(reply) => self.on_reply(from, reply),
             Mail::Deliver(delivery) => self.on_delivery(&delivery),
             Mail::Lost(lost) => self.on_lost(&lost),
+            Mail::Restart {
+                room,
+                epoch,
+                members,
+            } => self.on_restart(&room, epoch, members),
+            Mail::Announce(frame) => self.announce(&frame),
+            Mail::Degraded(reason) => self.on_degraded(reason),
+            Mail::Kick(user_id) => self.kick(&user_id),
             Mail::Whisper {
                 room,
                 presence,

@@ -12,7 +12,7 @@ use super::Shard;
 use super::event::{Join, Joined, Reply, Request, ShardId};
 use crate::hub::{Chunk, RoomKey};
 use crate::model::limits::PAGE_BYTES_MAX;
-use crate::model::{ErrorCode, Position, RoomName};
+use crate::model::{Epoch, ErrorCode, Position, RoomName};
 use crate::net::push_text;
 
 /// Who waits for a page of the past.
@@ -134,6 +134,7 @@ impl Shard {
     pub(super) fn on_page_read(
         &mut self,
         room: &RoomName,
+        epoch: Epoch,
         from: u64,
         frames: Result<Vec<(u64, Bytes)>, String>,
     ) {
@@ -143,6 +144,9 @@ impl Shard {
         let Some(waiters) = self.home.reads.remove(&(key, from)) else {
             return;
         };
+        // Of an epoch that is over nothing can be had.
+        let is_over = self.position_of(key).map(|position| position.epoch) != Some(epoch);
+        let frames = if is_over { Ok(Vec::new()) } else { frames };
         let first = frames.as_ref().ok().and_then(|page| page.first());
         let first = first.map(|&(offset, _)| offset);
         let page = match &frames {

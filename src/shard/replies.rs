@@ -44,6 +44,7 @@ impl Shard {
                     self.error(asker.conn.index, code, &why, asker.reference.as_deref());
                 }
             }
+            Reply::Held(asker) => self.return_shard_credit(from, &asker),
             Reply::Frame { asker, frame } => {
                 self.return_credit(from, &asker);
                 if self.find_conn(asker.conn).is_some()
@@ -60,12 +61,19 @@ impl Shard {
         }
     }
 
-    /// Gives back what a request took.
-    fn return_credit(&mut self, from: ShardId, asker: &Asker) {
+    /// Gives back what a request took of what may be under way to its shard.
+    fn return_shard_credit(&mut self, from: ShardId, asker: &Asker) {
         if from != self.id {
             let out = &mut self.outstanding[usize::from(from)];
             out.requests = out.requests.saturating_sub(1);
             out.bytes = out.bytes.saturating_sub(asker.credit as usize);
+        }
+    }
+
+    /// Gives back what a request took.
+    fn return_credit(&mut self, from: ShardId, asker: &Asker) {
+        if !asker.held {
+            self.return_shard_credit(from, asker);
         }
         if let Some(conn) = self.find_conn(asker.conn) {
             conn.in_flight = conn.in_flight.saturating_sub(1);

@@ -32,6 +32,8 @@ impl Shard {
             self.look_at(self.tick_at as ConnIndex);
         }
         self.drop_lingering();
+        let (backplane, mut moment) = self.backplane();
+        backplane.tick(&mut moment);
     }
 
     fn look_at(&mut self, index: ConnIndex) {

@@ -274,6 +274,7 @@ fn a_resume_that_the_store_fails_leaves_no_room_behind() {
     let failed = Err("the disk is away".into());
     stage.answer(StoreReply::Read {
         room: name,
+        epoch,
         from: 4,
         publications: failed,
     });

@@ -110,6 +110,7 @@ impl Store {
                 };
                 StoreReply::Read {
                     room,
+                    epoch,
                     from,
                     publications,
                 }
