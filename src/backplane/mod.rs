@@ -13,6 +13,7 @@
 //! - an id that a client supplied makes no second publication within the dedupe window.
 
 mod embedded;
+pub mod link;
 pub mod redis;
 mod remembered;
 
