@@ -1,4 +1,4 @@
-//! A seeded mutational fuzzer of the three parsers that strangers reach.
+//! A seeded mutational fuzzer of the three parsers that strangers reach, and of what Redis says.
 //!
 //! Samples lie in `tests/corpus/`. `RINGCAST_FUZZ_SECONDS` sets how long each target runs (2),
 //! `RINGCAST_FUZZ_SEED` the seed, which is printed, and with it the round and input when a check
@@ -21,6 +21,7 @@ use proptest::prelude::*;
 use ringcast::model::ErrorCode;
 use ringcast::net::{Body, Decoder, DecoderLimits, head, upgrade};
 use ringcast::protocol::{Command, command, storable};
+use ringcast::resp::{Input, Kind, Login, Session};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tungstenite::handshake::machine::TryParse;
@@ -210,6 +211,39 @@ fn commands() {
                 }
             }
         }
+    });
+}
+
+/// What a session makes of `bytes` behind its login, shown in pieces that end at `ends`.
+fn session(kind: Kind, bytes: &[u8], ends: &[usize]) -> (Vec<Input>, bool) {
+    let mut session = Session::new(Login::default(), kind);
+    let (mut out, mut inputs) = (Vec::new(), Vec::new());
+    session.begin(&mut out);
+    let mut start = 0;
+    for &end in ends.iter().chain([&bytes.len()]) {
+        let piece = &bytes[start..end];
+        start = end;
+        let taken = session.on_bytes(&mut piece.into(), &mut out, &mut inputs);
+        assert!(out.len() < 100, "it says more than a login takes");
+        if taken.is_err() {
+            return (inputs, false);
+        }
+    }
+    (inputs, true)
+}
+
+#[test]
+fn replies() {
+    fuzz("replies", |rng, bytes| {
+        let kind = rng.choice([Kind::Commands, Kind::Subscriber]).unwrap();
+        let whole = session(kind, bytes, &[]);
+        let mut ends: Vec<usize> = (0..rng.usize(0..6))
+            .map(|_| rng.usize(0..=bytes.len()))
+            .collect();
+        ends.sort_unstable();
+        assert_eq!(session(kind, bytes, &ends), whole, "cut at {ends:?}");
+        let every: Vec<usize> = (0..bytes.len()).collect();
+        assert_eq!(session(kind, bytes, &every), whole, "cut everywhere");
     });
 }
 

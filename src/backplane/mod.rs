@@ -25,6 +25,7 @@
 
 mod ask;
 mod embedded;
+pub mod link;
 pub mod redis;
 mod remembered;
 

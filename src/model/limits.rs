@@ -72,3 +72,16 @@ const _: () = assert!(CONNECTION_CREDIT_BYTES <= SHARD_CREDIT_BYTES);
 const _: () = assert!(HEAD_BYTES_MAX <= READ_BYTES_MAX);
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(METADATA_BYTES_MAX < OUTBOX_BYTES_MAX);
+
+/// Bytes of one reply of Redis.
+pub const RESP_REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Elements of one reply of Redis, those of all levels together.
+pub const RESP_ELEMENTS_MAX: usize = 1 << 20;
+/// Levels of one reply of Redis.
+pub const RESP_DEPTH_MAX: usize = 32;
+/// Bytes of a line of Redis (a simple string, an error, a number) before its end must have come.
+pub const RESP_LINE_BYTES_MAX: usize = 64 * 1024;
+
+const _: () = assert!(RESP_LINE_BYTES_MAX < RESP_REPLY_BYTES_MAX);
+/// How long a connect to Redis may take, its name's lookup and TLS included, in ms.
+pub const LINK_CONNECT_MS: u64 = 2_000;
