@@ -85,3 +85,38 @@ pub const RESP_LINE_BYTES_MAX: usize = 64 * 1024;
 const _: () = assert!(RESP_LINE_BYTES_MAX < RESP_REPLY_BYTES_MAX);
 /// How long a connect to Redis may take, its name's lookup and TLS included, in ms.
 pub const LINK_CONNECT_MS: u64 = 2_000;
+/// Messages of one call of the script that publishes: above it nothing is gained.
+pub const CALL_MESSAGES_MAX: usize = 64;
+/// Bytes of one such call; a larger message goes alone.
+pub const CALL_BYTES_MAX: usize = 256 * 1024;
+/// Such calls of one partition that are not answered yet.
+pub const CALLS_IN_FLIGHT_MAX: usize = 8;
+/// How long the own item of a message is awaited that Redis says it has taken, in ms. Then its
+/// publisher is told that nobody knows.
+pub const UNKNOWN_MS: u64 = 5_000;
+/// How long a call may go unanswered before Redis counts as away, in ms.
+pub const BREAKER_SILENCE_MS: u64 = 2_000;
+/// How long there may be no connection before Redis counts as away, in ms.
+pub const BREAKER_AWAY_MS: u64 = 1_000;
+/// The shortest and the longest pause between two tries to connect or to probe, in ms.
+pub const BREAKER_PAUSES_MS: (u64, u64) = (100, 2_000);
+/// Bytes of a spool's file, after which the next begins; a larger record has one of its own.
+pub const SPOOL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of one page that is read back from the spool; a larger record comes alone.
+pub const SPOOL_PAGE_BYTES: usize = 1024 * 1024;
+/// Bytes of records that were read back and are not stored by Redis yet, beyond which no further
+/// page is read.
+pub const SPOOL_HANDED_BYTES_MAX: u64 = 2 * SPOOL_PAGE_BYTES as u64;
+/// Bytes of one record.
+pub const SPOOL_RECORD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Records that are left to hand over, from which on new ones wait in memory and no longer go
+/// through the disk, so that the hand-over comes to its end under load too.
+pub const SPOOL_LAST_RECORDS: u64 = 4096;
+/// How long a spool that could not be written refuses before it is tried again, in ms.
+pub const SPOOL_RETRY_MS: u64 = 1_000;
+
+const _: () = assert!(CALL_BYTES_MAX <= SPOOL_PAGE_BYTES);
+const _: () = assert!(SPOOL_PAGE_BYTES as u64 <= SPOOL_SEGMENT_BYTES);
+const _: () = assert!(SPOOL_RECORD_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(BREAKER_PAUSES_MS.0 < BREAKER_PAUSES_MS.1);
+const _: () = assert!(BREAKER_AWAY_MS < BREAKER_SILENCE_MS && BREAKER_SILENCE_MS < UNKNOWN_MS);
