@@ -1,0 +1,441 @@
+//! One partition's backplane: what the pure pieces decide, joined to two wires.
+//!
+//! ```text
+//!            publish ─▶ publisher ─┐                 ┌─▶ settled: Stored, Refused
+//!   rooms: open, read ─▶ questions ┼─▶ commands wire ┼─▶ pages, offsets, hello, lease
+//!          roster, signals ────────┘                 └─▶ breaker: Degraded
+//!   subscriber wire ─▶ envelope ─▶ order ─▶ ready ─drive─▶ Deliver, Epoch, Lost, Opened
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `partition/keep` | connecting, login, hello, lease, polls: all that time drives |
+//! | `partition/replies` | questions, and what their replies mean |
+//! | `partition/rooms` | rooms that are followed: opening, order, losses, the past |
+//!
+//! What stands in the order waits in `ready` until [`Partition::drive`] lets it out, so that a
+//! shard that is pressed is not given more than its logs can hold; while too much is ready the
+//! subscriber is not read.
+//!
+//! Invariants: an outcome in `ready` is of the order; `rooms` has each room that the shard follows;
+//! `position` of an open room is that of the last `Deliver` put into `ready`.
+
+mod keep;
+mod replies;
+mod rooms;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use self::replies::Question;
+use self::rooms::Followed;
+use super::breaker::Breaker;
+use super::names::Names;
+use super::order::{Order, Ordered};
+use super::partition_log::PartitionLog;
+use super::publisher::{Outgoing, Publisher, Settled, Taken};
+use super::recall::Recall;
+use super::roster::{Roster, RosterEvent, RosterOptions};
+use super::script::Script;
+use super::script::publish::Caller;
+use super::wire::Wire;
+use crate::backplane::link::{Link, LinkAsk, LinkEvent};
+use crate::backplane::{Ask, Encode, Moment, Outcome, Preview, Publish, Users};
+use crate::model::limits::{PASSING_BYTES_MAX, READY_BYTES_MAX};
+use crate::model::{ErrorCode, Epoch, EntryId, MessageId, Name, RoomName};
+use crate::resp::{Login, push_command};
+
+/// How a partition's backplane is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// First part of every name in Redis.
+    pub prefix: String,
+    /// Which partition this is.
+    pub partition: u16,
+    /// Of how many.
+    pub partitions: u16,
+    /// This instance.
+    pub instance_id: Name,
+    /// This run of it, or of its data directory: who holds the lease of the INSTANCE_ID.
+    pub nonce: String,
+    /// As whom to log in.
+    pub login: Login,
+    /// How long ids of clients are remembered, in ms.
+    pub dedupe_ms: u64,
+    /// What stays in the stream at least, in ms, and at most, in bytes, where nothing consumes it.
+    pub retention_ms: u64,
+    /// See `retention_ms`.
+    pub stream_bytes_max: u64,
+    /// Bytes of the recent items that are kept.
+    pub log_bytes_max: usize,
+    /// Bytes of deliveries handed to the shard in one turn.
+    pub turn_bytes_max: usize,
+}
+
+/// Whose a publish is, to the publisher.
+#[derive(Clone, Debug)]
+struct Whose<T> {
+    origin: T,
+    /// Its place is taken by its ack.
+    is_skipped: bool,
+}
+
+/// See the module. `T` is what a publish is found by.
+#[derive(Debug)]
+pub struct Partition<T> {
+    settings: Settings,
+    names: Names,
+    encode: Encode,
+    caller: Caller,
+    /// This run of the instance as a producer.
+    producer: String,
+    commands: Wire<Question>,
+    subscriber: Wire<()>,
+    keep: keep::Keep,
+    breaker: Breaker,
+    publisher: Publisher<Whose<T>>,
+    order: Order,
+    log: PartitionLog,
+    recall: Recall,
+    roster: Roster,
+    rooms: HashMap<RoomName, Followed>,
+    /// Rooms whose offsets are to be asked for.
+    unasked: Vec<RoomName>,
+    /// Whose messages are not to be delivered to themselves, until they are delivered.
+    skips: HashMap<MessageId, T>,
+    ready: VecDeque<(usize, Outcome<T>)>,
+    ready_bytes: usize,
+    outcomes: Vec<Outcome<T>>,
+    asks: Vec<Ask>,
+    /// What is counted.
+    pub counters: PartitionCounters,
+}
+
+/// What a partition counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartitionCounters {
+    /// Commands sent.
+    pub commands: u64,
+    /// Envelopes that could not be read.
+    pub bad_envelopes: u64,
+    /// Entries of the stream that could not be read.
+    pub bad_entries: u64,
+    /// Connects that were made, of both wires.
+    pub connects: u64,
+    /// Epochs that were seen to end.
+    pub epochs: u64,
+}
+
+impl<T: Clone> Partition<T> {
+    /// A partition that is not connected yet. `random`: what makes this run unlike any other.
+    pub fn new(settings: Settings, encode: Encode, now_ms: u64, random: u128) -> Self {
+        let names = Names::new(&settings.prefix, settings.partition, settings.partitions);
+        let instance = settings.instance_id.as_str();
+        let caller = Caller::new(names.clone(), instance, settings.dedupe_ms, encode);
+        let seed = random as u64;
+        let users_max = RosterOptions::default().users_max;
+        let roster = RosterOptions { users_max, seed };
+        let nonce = (random >> 64) as u64;
+        Self {
+            names,
+            encode,
+            caller,
+            producer: format!("{random:032x}"),
+            commands: Wire::new(Link::Commands, settings.login.clone()),
+            subscriber: Wire::new(Link::Subscriber, settings.login.clone()),
+            keep: keep::Keep::new(seed),
+            breaker: Breaker::new(now_ms),
+            publisher: Publisher::new(),
+            order: Order::new(),
+            log: PartitionLog::new(settings.log_bytes_max),
+            recall: Recall::new(),
+            roster: Roster::new(settings.instance_id.clone(), nonce, &roster),
+            rooms: HashMap::new(),
+            unasked: Vec::new(),
+            skips: HashMap::new(),
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            outcomes: Vec::new(),
+            asks: Vec::new(),
+            counters: PartitionCounters::default(),
+            settings,
+        }
+    }
+
+    pub(in crate::backplane) fn publish(
+        &mut self,
+        moment: &mut Moment<'_>,
+        publish: Publish,
+        origin: T,
+    ) {
+        let outgoing = Outgoing {
+            number: 0,
+            id: publish.id.unwrap_or_else(|| moment.new_id()),
+            client_given: publish.id.is_some(),
+            room: publish.room,
+            user_id: publish.user_id,
+            username: publish.username,
+            payload: publish.payload,
+            metadata: publish.metadata,
+            sent_at: moment.wall,
+        };
+        let held = (!self.breaker.is_closed()).then(|| preview(&outgoing));
+        let id = outgoing.id;
+        let is_skipped = !publish.echo;
+        let whose = Whose {
+            origin: origin.clone(),
+            is_skipped,
+        };
+        let taken = self.publisher.publish(outgoing, whose);
+        if taken == Taken::Queued {
+            if is_skipped {
+                self.skips.insert(id, origin.clone());
+            }
+            if let Some(preview) = held {
+                self.outcomes.push(Outcome::Held { preview, origin });
+            }
+        }
+    }
+
+    /// What has become of publishes.
+    fn settle(&mut self, settled: Vec<Settled<Whose<T>>>) {
+        for settled in settled {
+            let outcome = match settled {
+                Settled::Stored {
+                    origin,
+                    room,
+                    id,
+                    offset,
+                } => Outcome::Stored {
+                    room,
+                    id,
+                    offset,
+                    is_repeat: false,
+                    origin: origin.origin,
+                },
+                Settled::Repeated {
+                    origin,
+                    room,
+                    id,
+                    offset,
+                } => {
+                    if origin.is_skipped {
+                        self.skips.remove(&id);
+                    }
+                    Outcome::Stored {
+                        room,
+                        id,
+                        offset,
+                        is_repeat: true,
+                        origin: origin.origin,
+                    }
+                }
+                Settled::Unknown { origin, room, .. } => Outcome::Refused {
+                    room,
+                    code: ErrorCode::Unavailable,
+                    why: "it is not known whether Redis stored it; publish it again with the \
+                          same id"
+                        .into(),
+                    origin: origin.origin,
+                },
+            };
+            self.outcomes.push(outcome);
+        }
+    }
+
+    /// Passes a frame on to the other instances, if that costs nothing else.
+    pub(in crate::backplane) fn pass(&mut self, now_ms: u64, json: &[u8]) {
+        if !self.can_publish() || self.commands.waiting_bytes() > PASSING_BYTES_MAX {
+            return;
+        }
+        let mut envelope = self.keep.envelope_head(&self.settings.instance_id);
+        envelope.extend_from_slice(json);
+        envelope.push(b'}');
+        let channel = self.names.broadcast.as_bytes();
+        let out = self.commands.ask(now_ms, Question::Ignored);
+        push_command(out, &[b"PUBLISH", channel, &envelope]);
+        self.counters.commands += 1;
+    }
+
+    pub(in crate::backplane) fn user_joined(
+        &mut self,
+        ms: u64,
+        room: &RoomName,
+        id: &Name,
+        name: Option<&Name>,
+    ) {
+        self.roster.local_join(ms, room, id, name);
+    }
+
+    pub(in crate::backplane) fn user_left(&mut self, ms: u64, room: &RoomName, id: &Name) {
+        self.roster.local_leave(ms, room, id);
+    }
+
+    pub(in crate::backplane) fn users_elsewhere(&self, room: &RoomName) -> Users<'_> {
+        Box::new(self.roster.users_of(room.as_str()))
+    }
+
+    pub(in crate::backplane) fn is_elsewhere(&self, room: &RoomName, user_id: &Name) -> bool {
+        self.roster.has_user(room.as_str(), user_id)
+    }
+
+    pub(in crate::backplane) fn kick(&mut self, user_id: &Name) {
+        self.roster.kick(user_id);
+    }
+
+    fn on_roster(&mut self, events: Vec<RosterEvent>) {
+        for event in events {
+            let outcome = match event {
+                RosterEvent::Joined {
+                    room,
+                    user_id,
+                    username,
+                } => Outcome::Presence {
+                    room,
+                    user_id,
+                    username,
+                    is_join: true,
+                },
+                RosterEvent::Left {
+                    room,
+                    user_id,
+                    username,
+                } => Outcome::Presence {
+                    room,
+                    user_id,
+                    username,
+                    is_join: false,
+                },
+                RosterEvent::Kick { user_id } => Outcome::Kick(user_id),
+                RosterEvent::Full { users_max } => {
+                    self.asks.push(Ask::Warn(format!(
+                        "the other instances have more than {users_max} users; presence does not \
+                         show the rest"
+                    )));
+                    continue;
+                }
+            };
+            self.outcomes.push(outcome);
+        }
+    }
+
+    /// Lets out what stands in the order, as much as a turn takes, and sends what was published.
+    pub(in crate::backplane) fn drive(&mut self, moment: &mut Moment<'_>) {
+        let mut bytes = 0;
+        while bytes < self.settings.turn_bytes_max
+            && let Some((size, outcome)) = self.ready.pop_front()
+        {
+            bytes += size;
+            self.ready_bytes -= size;
+            self.outcomes.push(outcome);
+        }
+        self.send_publishes(moment);
+        self.flush();
+    }
+
+    /// Whether [`Partition::drive`] has something to let out or to send.
+    pub(in crate::backplane) fn is_waiting(&self) -> bool {
+        !self.ready.is_empty() || (self.can_publish() && self.publisher.has_call())
+    }
+
+    /// Whether the subscriber is to be read.
+    pub(in crate::backplane) fn wants_link(&self, link: Link) -> bool {
+        link == Link::Commands || self.ready_bytes < READY_BYTES_MAX
+    }
+
+    pub(in crate::backplane) fn on_link(&mut self, moment: &mut Moment<'_>, event: LinkEvent) {
+        let mut links = Vec::new();
+        match event.id().link {
+            Link::Commands => {
+                let mut heard = Vec::new();
+                self.commands
+                    .on_event(moment.ms, event, &mut heard, &mut links);
+                for heard in heard {
+                    self.on_commands(moment, heard);
+                }
+            }
+            Link::Subscriber => {
+                let mut heard = Vec::new();
+                self.subscriber
+                    .on_event(moment.ms, event, &mut heard, &mut links);
+                for heard in heard {
+                    self.on_subscriber(moment, heard);
+                }
+            }
+        }
+        self.asks.extend(links.into_iter().map(Ask::Link));
+        self.keep_up(moment);
+        self.flush();
+    }
+
+    pub(in crate::backplane) fn tick(&mut self, moment: &mut Moment<'_>) {
+        let mut settled = Vec::new();
+        self.publisher.expire(moment.ms, &mut settled);
+        self.settle(settled);
+        let mut events = Vec::new();
+        self.roster.tick(moment.ms, &mut events);
+        self.on_roster(events);
+        self.keep_up(moment);
+        self.flush();
+    }
+
+    pub(in crate::backplane) fn poll(
+        &mut self,
+        outcomes: &mut Vec<Outcome<T>>,
+        asks: &mut Vec<Ask>,
+    ) {
+        outcomes.append(&mut self.outcomes);
+        asks.append(&mut self.asks);
+    }
+
+    /// Whether Redis is there: what is published is stored at once.
+    pub fn is_up(&self) -> bool {
+        self.breaker.is_closed() && self.keep.is_greeted()
+    }
+
+    /// Bytes that are about to be written, of both wires.
+    fn flush(&mut self) {
+        let sends = [self.commands.flush(), self.subscriber.flush()];
+        let sends: Vec<LinkAsk> = sends.into_iter().flatten().collect();
+        self.asks.extend(sends.into_iter().map(Ask::Link));
+    }
+
+    /// The order goes on.
+    fn on_ordered(&mut self, ordered: Vec<Ordered>) {
+        for ordered in ordered {
+            match ordered {
+                Ordered::Item(item) => self.on_item(item),
+                Ordered::Epoch(epoch) => self.on_epoch(epoch),
+                Ordered::Hole { .. } => self.on_hole(),
+            }
+        }
+        self.open_reached();
+    }
+
+    fn push_ready(&mut self, bytes: usize, outcome: Outcome<T>) {
+        self.ready_bytes += bytes;
+        self.ready.push_back((bytes, outcome));
+    }
+
+    /// Where the partition stands: what is known of it.
+    fn known(&self) -> Option<(Epoch, u64, EntryId)> {
+        self.order.position()
+    }
+
+    fn script(&self, script: Script) -> Option<Bytes> {
+        self.keep.sha(script)
+    }
+}
+
+fn preview(outgoing: &Outgoing) -> Preview {
+    Preview {
+        room: outgoing.room.clone(),
+        id: outgoing.id,
+        user_id: outgoing.user_id.clone(),
+        username: outgoing.username.clone(),
+        payload: outgoing.payload.clone(),
+        sent_at: outgoing.sent_at,
+    }
+}

@@ -1,0 +1,504 @@
+//! What time drives: connects, login, the lease of the INSTANCE_ID, hello, polls, trimming.
+//!
+//! ```text
+//! commands:   connect ─▶ ready ─▶ load scripts ─▶ lease held ─▶ hello ─▶ greeted: publish, read
+//! subscriber: connect ─▶ ready ─▶ both channels ────────────────┘ (the first hello waits for it)
+//! ```
+//!
+//! A cold instance greets only once it is subscribed, so that what hello says is the newest is
+//! where the order begins, and all behind it comes by the channel. Later each greeting says what is
+//! known, and has it checked: what Redis lost begins a new epoch, before anything is published.
+
+use bytes::Bytes;
+
+use super::Partition;
+use super::replies::Question;
+use crate::backplane::redis::breaker::Change;
+use crate::backplane::redis::publisher::Call;
+use crate::backplane::redis::roster::RosterAsk;
+use crate::backplane::redis::script::Script;
+use crate::backplane::redis::script::hello::Hello;
+use crate::backplane::redis::script::publish as call;
+use crate::backplane::redis::script::{push_lease, push_trim};
+use crate::backplane::redis::{Place, publisher};
+use crate::backplane::{Ask, Moment, Outcome};
+use crate::model::limits::{
+    BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, LEASE_MS, LEASE_RENEW_MS, OFFSETS_ASKED_MAX, POLL_MS,
+    SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
+};
+use crate::model::{Epoch, Name, Publication};
+use crate::resp::{Command, push_command};
+
+/// Who holds the INSTANCE_ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holding {
+    /// Not asked yet.
+    Unknown,
+    /// Somebody else did, when first asked: asked again then.
+    Other { since_ms: u64 },
+    /// We do.
+    Held,
+    /// Somebody else does, and goes on to: it was told.
+    Refused,
+}
+
+/// What is remembered between two looks at the clock.
+#[derive(Debug)]
+pub(super) struct Keep {
+    shas: [Option<Bytes>; Script::ALL.len()],
+    holding: Holding,
+    lease_asked: bool,
+    lease_at_ms: u64,
+    greeted: bool,
+    hello_asked: bool,
+    hello_at_ms: u64,
+    /// Above every epoch that was seen.
+    candidate_ms: u64,
+    subscribed: [bool; 2],
+    subscribe_at_ms: u64,
+    subscribe_pause_ms: u64,
+    poll_at_ms: u64,
+    trim_at_ms: u64,
+    /// Why the breaker is open, once it was told.
+    pub(super) degraded: bool,
+    pub(super) policy_asked: bool,
+}
+
+impl Keep {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            shas: Default::default(),
+            holding: Holding::Unknown,
+            lease_asked: false,
+            lease_at_ms: 0,
+            greeted: false,
+            hello_asked: false,
+            hello_at_ms: 0,
+            candidate_ms: 0,
+            subscribed: [false; 2],
+            subscribe_at_ms: 0,
+            subscribe_pause_ms: 0,
+            poll_at_ms: 0,
+            // Instances that began together don't trim together.
+            trim_at_ms: seed % TRIM_MS,
+            degraded: false,
+            policy_asked: false,
+        }
+    }
+
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    pub(super) fn sha(&self, script: Script) -> Option<Bytes> {
+        self.shas[at(script)].clone()
+    }
+
+    pub(super) fn set_sha(&mut self, script: Script, sha: Bytes) {
+        self.shas[at(script)] = Some(sha);
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.shas.iter().all(Option::is_some)
+    }
+
+    fn is_subscribed(&self) -> bool {
+        self.subscribed == [true; 2]
+    }
+
+    /// The envelope of a signal, up to its payload.
+    pub(super) fn envelope_head(&self, instance: &Name) -> Vec<u8> {
+        let instance = serde_json::to_string(instance.as_str()).unwrap_or_default();
+        format!("{{\"instance_id\":{instance},\"payload\":").into_bytes()
+    }
+}
+
+fn at(script: Script) -> usize {
+    let found = Script::ALL.iter().position(|&other| other == script);
+    found.unwrap_or_default()
+}
+
+impl<T: Clone> Partition<T> {
+    /// Does what is due.
+    pub(super) fn keep_up(&mut self, moment: &mut Moment<'_>) {
+        self.end_silent(moment);
+        self.connect(moment);
+        if self.commands.is_up() {
+            self.renew(moment);
+            self.greet(moment);
+            if self.keep.greeted {
+                self.ask_what_is_due(moment);
+            }
+        }
+        self.poll_breaker(moment);
+    }
+
+    /// Whether what is published goes out at once.
+    pub(super) fn can_publish(&self) -> bool {
+        self.breaker.is_closed() && self.keep.greeted && self.commands.is_up()
+    }
+
+    pub(super) fn send_publishes(&mut self, moment: &mut Moment<'_>) {
+        let Some(sha) = self.script(Script::Publish) else {
+            return;
+        };
+        if !self.can_publish() {
+            return;
+        }
+        let candidate = self.candidate(moment);
+        while let Some(Call {
+            call,
+            base,
+            first_number,
+            messages,
+        }) = self.publisher.poll_call().map(Call::take)
+        {
+            let messages: Vec<Publication> = messages.into_iter().map(publication).collect();
+            let messages: Vec<&Publication> = messages.iter().collect();
+            let count = messages.len();
+            let out = self.commands.ask(moment.ms, Question::Publish { call, count });
+            let script = call::Call {
+                producer: &self.producer,
+                base,
+                first_number,
+                messages: &messages,
+            };
+            self.caller.push(out, &sha, candidate, &script);
+            self.counters.commands += 1;
+        }
+    }
+
+    /// Who is not heard of for too long is gone.
+    fn end_silent(&mut self, moment: &mut Moment<'_>) {
+        let mut links = Vec::new();
+        if self.commands.is_silent(moment.ms, BREAKER_SILENCE_MS) {
+            // The breaker looks at the same silence, and says so first.
+            self.poll_breaker(moment);
+            self.commands.close(&mut links);
+            let why = format!("Redis has not answered for {BREAKER_SILENCE_MS} ms");
+            self.on_commands_broken(moment, &why);
+        }
+        if self.subscriber.is_silent(moment.ms, SUBSCRIBER_SILENCE_MS) {
+            self.subscriber.close(&mut links);
+            self.on_subscriber_broken(moment);
+        }
+        self.asks.extend(links.into_iter().map(Ask::Link));
+    }
+
+    fn connect(&mut self, moment: &mut Moment<'_>) {
+        if self.commands.is_down() && self.breaker.poll_connect(moment.ms) {
+            self.asks
+                .push(Ask::Link(self.commands.connect(moment.ms)));
+        }
+        if self.subscriber.is_down() && self.keep.subscribe_at_ms <= moment.ms {
+            self.asks
+                .push(Ask::Link(self.subscriber.connect(moment.ms)));
+        }
+    }
+
+    /// The commands wire is ready.
+    pub(super) fn on_commands_ready(&mut self, moment: &mut Moment<'_>) {
+        self.counters.connects += 1;
+        self.breaker.on_connected(moment.ms);
+        self.load_scripts(moment.ms);
+        if !std::mem::replace(&mut self.keep.policy_asked, true) {
+            let out = self.commands.ask(moment.ms, Question::Policy);
+            push_command(out, &[b"CONFIG", b"GET", b"maxmemory-policy"]);
+        }
+    }
+
+    pub(super) fn load_scripts(&mut self, now_ms: u64) {
+        self.keep.shas = Default::default();
+        for script in Script::ALL {
+            script.push_load(self.commands.ask(now_ms, Question::Load(script)));
+        }
+    }
+
+    pub(super) fn on_commands_broken(&mut self, moment: &mut Moment<'_>, why: &str) {
+        self.breaker
+            .on_disconnected(moment.ms, why, moment.rng.f64());
+        self.keep.greeted = false;
+        self.keep.hello_asked = false;
+        self.keep.lease_asked = false;
+        self.publisher.on_disconnected();
+        self.lose_questions(moment.ms);
+    }
+
+    pub(super) fn on_subscriber_ready(&mut self, moment: &mut Moment<'_>) {
+        self.counters.connects += 1;
+        self.keep.subscribe_pause_ms = 0;
+        let channels = [&self.names.broadcast, &self.names.control];
+        let channels = channels.map(|name| name.as_bytes());
+        push_command(
+            self.subscriber.say(),
+            &[b"SUBSCRIBE", channels[0], channels[1]],
+        );
+        // What is subscribed is heard of at once; the ping says when it is not.
+        push_command(self.subscriber.ask(moment.ms, ()), &[b"PING"]);
+    }
+
+    pub(super) fn on_subscriber_broken(&mut self, moment: &mut Moment<'_>) {
+        self.keep.subscribed = [false; 2];
+        let pause_ms = self.keep.subscribe_pause_ms;
+        self.keep.subscribe_at_ms = moment.ms + (pause_ms as f64 * moment.rng.f64()) as u64;
+        self.keep.subscribe_pause_ms =
+            (pause_ms * 2).clamp(BREAKER_PAUSES_MS.0, BREAKER_PAUSES_MS.1);
+    }
+
+    pub(super) fn on_subscribed(&mut self, moment: &mut Moment<'_>, channel: &[u8]) {
+        let names = [&self.names.broadcast, &self.names.control];
+        for (name, is) in names.iter().zip(&mut self.keep.subscribed) {
+            *is |= name.as_bytes() == channel;
+        }
+        if self.keep.is_subscribed() {
+            // How much was there before?
+            self.keep.poll_at_ms = 0;
+            if self.order.position().is_some() {
+                self.roster.on_resubscribed(moment.ms);
+            }
+        }
+    }
+
+    /// The lease, and the probe that it is while the breaker is open: it writes.
+    fn renew(&mut self, moment: &mut Moment<'_>) {
+        let Some(sha) = self.script(Script::Lease) else {
+            return;
+        };
+        let is_probe = self.keep.greeted && self.breaker.poll_probe(moment.ms);
+        let is_due = !self.keep.lease_asked && self.keep.lease_at_ms <= moment.ms;
+        if self.keep.holding == Holding::Refused || !(is_probe || is_due) {
+            return;
+        }
+        self.keep.lease_asked = true;
+        let name = self.names.instance(&self.settings.instance_id);
+        let out = self.commands.ask(moment.ms, Question::Lease { is_probe });
+        push_lease(out, &sha, &name, &self.settings.nonce, LEASE_MS);
+        self.counters.commands += 1;
+    }
+
+    /// The lease is ours.
+    pub(super) fn on_lease_held(&mut self, now_ms: u64) {
+        self.keep.lease_asked = false;
+        self.keep.lease_at_ms = now_ms + LEASE_RENEW_MS;
+        self.keep.holding = Holding::Held;
+    }
+
+    /// The lease is another's, for so long. Who renews it after one time to live is alive.
+    pub(super) fn on_lease_other(&mut self, now_ms: u64, ttl_ms: Option<u64>) {
+        self.keep.lease_asked = false;
+        self.keep.lease_at_ms = now_ms + LEASE_RENEW_MS / 3;
+        let since_ms = match self.keep.holding {
+            Holding::Other { since_ms } => since_ms,
+            Holding::Unknown | Holding::Held | Holding::Refused => now_ms,
+        };
+        self.keep.holding = Holding::Other { since_ms };
+        self.keep.greeted = false;
+        if ttl_ms.is_some() && now_ms < since_ms + LEASE_MS + LEASE_RENEW_MS {
+            return;
+        }
+        self.keep.holding = Holding::Refused;
+        let id = &self.settings.instance_id;
+        self.asks.push(Ask::End(format!(
+            "another instance is called {id:?} and is alive: give each its own INSTANCE_ID \
+             (--instance-id)"
+        )));
+    }
+
+    pub(super) fn on_lease_failed(&mut self, now_ms: u64) {
+        self.keep.lease_asked = false;
+        self.keep.lease_at_ms = now_ms + LEASE_RENEW_MS / 3;
+    }
+
+    /// Says what is known, and has it checked.
+    fn greet(&mut self, moment: &mut Moment<'_>) {
+        let known = self.known();
+        let may = known.is_some() || self.keep.is_subscribed();
+        let ready = self.keep.is_loaded() && self.keep.holding == Holding::Held;
+        let due = !self.keep.greeted && !self.keep.hello_asked;
+        if !(may && ready && due && self.keep.hello_at_ms <= moment.ms) {
+            return;
+        }
+        let Some(sha) = self.script(Script::Hello) else {
+            return;
+        };
+        self.keep.hello_asked = true;
+        let hello = Hello {
+            candidate: self.candidate(moment),
+            partitions: self.settings.partitions,
+            known: known.map(|(epoch, seq, entry)| Place { epoch, seq, entry }),
+            reached: None,
+        };
+        let out = self.commands.ask(moment.ms, Question::Hello);
+        hello.push(out, &sha, &self.names);
+        self.counters.commands += 1;
+    }
+
+    /// Redis and what is known of it disagree: it is greeted again.
+    pub(super) fn greet_again(&mut self, at_ms: u64) {
+        self.keep.greeted = false;
+        self.keep.hello_asked = false;
+        self.keep.hello_at_ms = at_ms;
+    }
+
+    pub(super) fn on_greeted(&mut self) {
+        self.keep.greeted = true;
+        self.keep.hello_asked = false;
+    }
+
+    /// An epoch above all that is known.
+    fn candidate(&mut self, moment: &mut Moment<'_>) -> Epoch {
+        let known_ms = self.known().map_or(0, |(epoch, ..)| epoch.ms() + 1);
+        let ms = moment.wall.0.max(known_ms).max(self.keep.candidate_ms);
+        Epoch::new(ms, moment.rng.u32(..))
+    }
+
+    /// An epoch was seen: the next one is above it.
+    pub(super) fn saw_epoch(&mut self, epoch: Epoch) {
+        self.keep.candidate_ms = self.keep.candidate_ms.max(epoch.ms() + 1);
+    }
+
+    fn ask_what_is_due(&mut self, moment: &mut Moment<'_>) {
+        let now_ms = moment.ms;
+        if self.keep.poll_at_ms <= now_ms {
+            self.keep.poll_at_ms = now_ms + POLL_MS;
+            let state = self.names.state.as_bytes();
+            let out = self.commands.ask(now_ms, Question::Seen);
+            push_command(out, &[b"HMGET", state, b"epoch", b"seq"]);
+            self.counters.commands += 1;
+            if self.subscriber.is_up() && self.subscriber.unanswered() == 0 {
+                push_command(self.subscriber.ask(now_ms, ()), &[b"PING"]);
+            }
+        }
+        self.ask_offsets(now_ms);
+        self.ask_stream(now_ms);
+        if self.keep.is_subscribed() {
+            while let Some(ask) = self.roster.poll_ask() {
+                self.ask_roster(now_ms, ask);
+            }
+        }
+        if self.keep.trim_at_ms <= now_ms
+            && let Some(sha) = self.script(Script::Trim)
+        {
+            self.keep.trim_at_ms = now_ms + TRIM_MS;
+            let (retention_ms, bytes) =
+                (self.settings.retention_ms, self.settings.stream_bytes_max);
+            let out = self.commands.ask(now_ms, Question::Trim);
+            push_trim(out, &sha, &self.names, retention_ms, bytes, TRIM_ENTRIES_MAX);
+            self.counters.commands += 1;
+        }
+    }
+
+    /// How far the rooms are that wait for it.
+    fn ask_offsets(&mut self, now_ms: u64) {
+        while !self.unasked.is_empty() {
+            let count = self.unasked.len().min(OFFSETS_ASKED_MAX);
+            let rooms: Vec<_> = self.unasked.drain(..count).collect();
+            let fields: Vec<String> = rooms
+                .iter()
+                .map(|room| format!("o:{}", room.as_str()))
+                .collect();
+            let out = self
+                .commands
+                .ask(now_ms, Question::Offsets(rooms));
+            let mut command = Command::new(out, 4 + fields.len());
+            command.arg(b"HMGET").arg(self.names.state.as_bytes());
+            command.arg(b"epoch").arg(b"seq");
+            for field in &fields {
+                command.arg(field.as_bytes());
+            }
+            self.counters.commands += 1;
+        }
+    }
+
+    fn ask_roster(&mut self, now_ms: u64, ask: RosterAsk) {
+        self.counters.commands += 1;
+        let own = self.names.members(&self.settings.instance_id);
+        let own = own.as_bytes();
+        match ask {
+            RosterAsk::Publish(message) => {
+                let channel = self.names.control.as_bytes();
+                let out = self.commands.ask(now_ms, Question::Ignored);
+                push_command(out, &[b"PUBLISH", channel, &message]);
+            }
+            RosterAsk::Renew { lease_ms } => self.expire(now_ms, own, lease_ms),
+            RosterAsk::Store {
+                replace,
+                changes,
+                lease_ms,
+            } => {
+                if replace {
+                    let out = self.commands.ask(now_ms, Question::Ignored);
+                    push_command(out, &[b"DEL", own]);
+                }
+                let (mut gone, mut set) = (Vec::new(), Vec::new());
+                for (field, value) in &changes {
+                    match value {
+                        Some(value) => set.extend([&field[..], &value[..]]),
+                        None => gone.push(&field[..]),
+                    }
+                }
+                for (name, args) in [(&b"HDEL"[..], gone), (b"HSET", set)] {
+                    if !args.is_empty() {
+                        let out = self.commands.ask(now_ms, Question::Ignored);
+                        let args: Vec<_> = [name, own].into_iter().chain(args).collect();
+                        push_command(out, &args);
+                    }
+                }
+                self.expire(now_ms, own, lease_ms);
+            }
+            RosterAsk::Fetch { instance } => {
+                let key = self.names.members(&instance);
+                let key = key.as_bytes();
+                let question = Question::SnapshotHead(instance.clone());
+                push_command(self.commands.ask(now_ms, question), &[b"HGET", key, b""]);
+                let question = Question::Snapshot(instance);
+                push_command(self.commands.ask(now_ms, question), &[b"HGETALL", key]);
+            }
+        }
+    }
+
+    fn expire(&mut self, now_ms: u64, key: &[u8], lease_ms: u64) {
+        let out = self.commands.ask(now_ms, Question::Ignored);
+        let mut command = Command::new(out, 3);
+        command.arg(b"PEXPIRE").arg(key).number(lease_ms);
+    }
+
+    fn poll_breaker(&mut self, moment: &mut Moment<'_>) {
+        self.breaker.on_waiting_since(self.commands.asked_ms());
+        while let Some(change) = self.breaker.poll_change(moment.ms, moment.rng.f64()) {
+            match change {
+                Change::Opened(why) => {
+                    self.keep.degraded = true;
+                    self.fail_opening(&why);
+                    for (outgoing, origin) in self.publisher.unsettled_publishes() {
+                        let preview = super::preview(outgoing);
+                        let origin = origin.origin.clone();
+                        self.outcomes.push(Outcome::Held { preview, origin });
+                    }
+                    self.outcomes.push(Outcome::Degraded(Some(why)));
+                }
+                Change::Closed => {
+                    self.keep.degraded = false;
+                    self.roster.on_redis_back(moment.ms);
+                    self.outcomes.push(Outcome::Degraded(None));
+                }
+            }
+        }
+    }
+}
+
+/// A message as the script's call takes it.
+fn publication(outgoing: publisher::Outgoing) -> Publication {
+    Publication {
+        room: outgoing.room,
+        epoch: Epoch::new(0, 0),
+        offset: 0,
+        id: outgoing.id,
+        client_id_given: outgoing.client_given,
+        user_id: outgoing.user_id,
+        username: outgoing.username,
+        payload: outgoing.payload,
+        metadata: outgoing.metadata,
+        sent_at: outgoing.sent_at,
+    }
+}

@@ -1,0 +1,391 @@
+//! What was asked, and what the replies mean; what comes by the channels.
+//!
+//! A refusal is one of three: it ails the partition as a whole (no memory, no disk, no rights, a
+//! replica), then the breaker opens and says why; the scripts are gone, then they are loaded again;
+//! or it concerns the one question, which is asked again later.
+
+use bytes::Bytes;
+
+use super::Partition;
+use crate::backplane::redis::envelope::{self, Received};
+use crate::backplane::redis::publisher;
+use crate::backplane::redis::script::hello::{HelloReply, Made};
+use crate::backplane::redis::script::publish::{PublishReply, Status};
+use crate::backplane::redis::script::{Lease, ReplyError, Script, Trimmed};
+use crate::backplane::redis::stream_page::StreamPage;
+use crate::backplane::redis::wire::Heard;
+use crate::backplane::{Ask, Moment, Outcome};
+use crate::model::limits::HELLO_RETRY_MS;
+use crate::model::{EntryId, Epoch, Name, RoomName};
+use crate::resp::{Cause, Refusal, Value, push_command};
+
+/// What was asked by the commands wire.
+#[derive(Debug)]
+pub(super) enum Question {
+    /// To keep a script.
+    Load(Script),
+    /// Whether Redis throws keys away when it is full.
+    Policy,
+    /// The lease; `is_probe`: also whether Redis takes writes again.
+    Lease {
+        /// See above.
+        is_probe: bool,
+    },
+    /// Whether what is known is still there.
+    Hello,
+    /// To store a call's messages.
+    Publish {
+        /// The publisher's ticket.
+        call: u64,
+        /// How many messages.
+        count: usize,
+    },
+    /// How far rooms are.
+    Offsets(Vec<RoomName>),
+    /// How far the partition is.
+    Seen,
+    /// The stream's newest entry, once the partition was seen to be so far.
+    Newest(Epoch, u64),
+    /// A page of the stream, of so many entries, to mend a gap.
+    Repair(usize),
+    /// A page of the stream, for those who come back; whether it is read backwards.
+    Recall(usize, bool),
+    /// To trim the stream.
+    Trim,
+    /// The number that the members of an instance are of.
+    SnapshotHead(Name),
+    /// The members of an instance.
+    Snapshot(Name),
+    /// Something whose reply changes nothing.
+    Ignored,
+}
+
+impl<T: Clone> Partition<T> {
+    pub(super) fn on_commands(&mut self, moment: &mut Moment<'_>, heard: Heard<Question>) {
+        match heard {
+            Heard::Ready { role, version } => {
+                if role.as_deref() == Some("replica") {
+                    self.asks.push(Ask::Warn(
+                        "this Redis is a replica, which takes no writes: REDIS_URL must name the \
+                         primary"
+                            .into(),
+                    ));
+                }
+                let _ = version;
+                self.on_commands_ready(moment);
+            }
+            Heard::Reply(question, value) => self.on_reply(moment, question, value),
+            Heard::Broken { why, refusal } => {
+                if let Some(refusal) = refusal {
+                    self.on_refusal(moment, &refusal);
+                }
+                self.on_commands_broken(moment, &why);
+            }
+            Heard::Message(..) | Heard::Subscribed(_) | Heard::Unsubscribed(_) => {}
+        }
+    }
+
+    pub(super) fn on_subscriber(&mut self, moment: &mut Moment<'_>, heard: Heard<()>) {
+        match heard {
+            Heard::Ready { .. } => self.on_subscriber_ready(moment),
+            Heard::Subscribed(channel) => self.on_subscribed(moment, &channel),
+            Heard::Message(channel, payload) if channel == self.names.control => {
+                let mut events = Vec::new();
+                self.roster.on_control(moment.ms, &payload, &mut events);
+                self.on_roster(events);
+            }
+            Heard::Message(_, payload) => self.on_envelope(&payload),
+            Heard::Unsubscribed(_) | Heard::Broken { .. } => self.on_subscriber_broken(moment),
+            Heard::Reply(..) => {}
+        }
+    }
+
+    fn on_envelope(&mut self, bytes: &Bytes) {
+        match envelope::item(bytes) {
+            Ok(Received::Item { item, .. }) => {
+                let mut ordered = Vec::new();
+                self.order.on_live(item, &mut ordered);
+                self.on_ordered(ordered);
+            }
+            Ok(Received::Passing { instance_id, .. })
+                if instance_id == self.settings.instance_id => {}
+            Ok(Received::Passing { room, json, .. }) => {
+                self.outcomes.push(Outcome::Passing { room, json });
+            }
+            Err(_) => self.counters.bad_envelopes += 1,
+        }
+    }
+
+    fn on_reply(&mut self, moment: &mut Moment<'_>, question: Question, value: Value) {
+        match question {
+            Question::Load(script) => match value {
+                Value::Text(sha) => self.keep.set_sha(script, sha),
+                other => self.on_odd(moment, other),
+            },
+            Question::Policy => self.on_policy(&value),
+            Question::Lease { is_probe } => self.on_lease(moment, is_probe, value),
+            Question::Hello => self.on_hello(moment, value),
+            Question::Publish { call, count } => self.on_published(moment, call, count, value),
+            Question::Offsets(rooms) => self.on_offsets(moment, rooms, value),
+            Question::Seen => self.on_seen(moment, value),
+            Question::Newest(epoch, seq) => {
+                if let Some((entry, _)) = entries(&value).and_then(|all| all.into_iter().next()) {
+                    self.order.on_seen(moment.ms, epoch, seq, entry);
+                }
+            }
+            Question::Repair(count) => match self.page(&value, count, false) {
+                Some(page) => {
+                    let mut ordered = Vec::new();
+                    self.order.on_page(page, &mut ordered);
+                    self.on_ordered(ordered);
+                }
+                None => {
+                    self.order.on_read_failed(moment.ms);
+                    self.on_odd(moment, value);
+                }
+            },
+            Question::Recall(count, backwards) => match self.page(&value, count, backwards) {
+                Some(page) => self.on_recall_page(page),
+                None => {
+                    self.on_recall_failed();
+                    self.on_odd(moment, value);
+                }
+            },
+            Question::Trim => match Trimmed::decode(value) {
+                Ok(_) => {}
+                Err(error) => self.on_error(moment, &error),
+            },
+            Question::SnapshotHead(instance) => {
+                let head = value.as_text().cloned();
+                self.snapshot_heads.insert(instance, head);
+            }
+            Question::Snapshot(instance) => self.on_snapshot(moment, &instance, &value),
+            Question::Ignored => {
+                if let Value::Error(refusal) = value {
+                    self.on_refusal(moment, &refusal);
+                }
+            }
+        }
+    }
+
+    /// A reply that is none of those that belong here.
+    fn on_odd(&mut self, moment: &mut Moment<'_>, value: Value) {
+        if let Value::Error(refusal) = value {
+            self.on_refusal(moment, &refusal);
+        }
+    }
+
+    fn on_error(&mut self, moment: &mut Moment<'_>, error: &ReplyError) {
+        match error {
+            ReplyError::Refused(refusal) => self.on_refusal(moment, refusal),
+            ReplyError::Partitions(_) => self.asks.push(Ask::End(error.to_string())),
+            ReplyError::Malformed(_) => {
+                let why = error.to_string();
+                self.breaker
+                    .on_refused(moment.ms, false, &why, moment.rng.f64());
+            }
+        }
+    }
+
+    fn on_refusal(&mut self, moment: &mut Moment<'_>, refusal: &Refusal) {
+        if refusal.cause == Cause::NoScript {
+            self.load_scripts(moment.ms);
+            return;
+        }
+        let (is_passing, why) = (refusal.cause.is_passing(), refusal.explain());
+        self.breaker
+            .on_refused(moment.ms, is_passing, &why, moment.rng.f64());
+    }
+
+    fn on_policy(&mut self, value: &Value) {
+        let policy = value.as_list().and_then(|list| list.get(1));
+        let policy = policy.and_then(Value::as_text);
+        if let Some(policy) = policy
+            && &policy[..] != b"noeviction"
+        {
+            self.asks.push(Ask::Warn(format!(
+                "this Redis has maxmemory-policy {}: when it is full it throws away what is \
+                 stored; set it to noeviction",
+                String::from_utf8_lossy(policy)
+            )));
+        }
+    }
+
+    fn on_lease(&mut self, moment: &mut Moment<'_>, is_probe: bool, value: Value) {
+        match Lease::decode(value) {
+            Ok(Lease::Held) => {
+                self.on_lease_held(moment.ms);
+                if is_probe && self.keep.is_greeted() {
+                    self.breaker.on_probe_ok();
+                }
+            }
+            Ok(Lease::Other { ttl_ms, .. }) => self.on_lease_other(moment.ms, ttl_ms),
+            Err(error) => {
+                self.on_lease_failed(moment.ms);
+                self.on_error(moment, &error);
+            }
+        }
+    }
+
+    fn on_hello(&mut self, moment: &mut Moment<'_>, value: Value) {
+        let reply = match HelloReply::decode(value) {
+            Ok(reply) => reply,
+            Err(error) => {
+                self.greet_again(moment.ms + HELLO_RETRY_MS);
+                self.on_error(moment, &error);
+                return;
+            }
+        };
+        self.saw_epoch(reply.epoch);
+        if reply.made == Made::TooEarly {
+            self.greet_again(moment.ms);
+            return;
+        }
+        if reply.made == Made::New {
+            self.asks.push(Ask::Warn(format!(
+                "Redis has less than it had, or nothing: epoch {} begins",
+                reply.epoch.as_str()
+            )));
+        }
+        self.on_greeted();
+        if self.order.position().is_none() {
+            let mut ordered = Vec::new();
+            let entry = reply.newest.unwrap_or_default();
+            self.order
+                .start(reply.epoch, reply.seq, entry, &mut ordered);
+            self.log.reset(reply.epoch, reply.seq, entry);
+            self.on_ordered(ordered);
+        } else {
+            self.order.on_resubscribed(reply.epoch, reply.seq);
+        }
+    }
+
+    fn on_published(&mut self, moment: &mut Moment<'_>, call: u64, count: usize, value: Value) {
+        let mut settled = Vec::new();
+        match PublishReply::decode(value, count) {
+            Ok(reply) => {
+                let status = match &reply.status {
+                    Status::Done => publisher::Status::Ok,
+                    Status::Behind => publisher::Status::Behind,
+                    Status::Refused(_) => publisher::Status::Error,
+                };
+                self.publisher
+                    .on_reply(call, status, &reply.results, &mut settled);
+                match reply.status {
+                    Status::Refused(refusal) => self.on_refusal(moment, &refusal),
+                    Status::Done | Status::Behind => self.breaker.on_answered(),
+                }
+                if let Some(warning) = reply.warning {
+                    self.warn_once(&warning);
+                }
+            }
+            Err(error) => {
+                let status = publisher::Status::Error;
+                self.publisher.on_reply(call, status, &[], &mut settled);
+                self.on_error(moment, &error);
+            }
+        }
+        self.settle(settled);
+    }
+
+    fn warn_once(&mut self, warning: &Refusal) {
+        if std::mem::replace(&mut self.warned, Some(warning.cause)) != Some(warning.cause) {
+            let why = warning.explain();
+            self.asks.push(Ask::Warn(format!(
+                "what was published is stored, but not told at once: {why}"
+            )));
+        }
+    }
+
+    fn on_seen(&mut self, moment: &mut Moment<'_>, value: Value) {
+        let Some((epoch, seq)) = state_of(&value) else {
+            match value {
+                Value::Error(refusal) => self.on_refusal(moment, &refusal),
+                // The state is gone.
+                _ => self.greet_again(moment.ms),
+            }
+            return;
+        };
+        self.saw_epoch(epoch);
+        let Some((known_epoch, known_seq, _)) = self.known() else {
+            return;
+        };
+        let (seen, known) = ((epoch, seq), (known_epoch, known_seq));
+        if seen < known {
+            // Redis has less than we have seen.
+            self.greet_again(moment.ms);
+        } else if seen > known {
+            let stream = self.names.stream.as_bytes();
+            let question = Question::Newest(epoch, seq);
+            let out = self.commands.ask(moment.ms, question);
+            push_command(out, &[b"XREVRANGE", stream, b"+", b"-", b"COUNT", b"1"]);
+            self.counters.commands += 1;
+        }
+    }
+
+    fn on_snapshot(&mut self, moment: &mut Moment<'_>, instance: &Name, value: &Value) {
+        let head = self.snapshot_heads.remove(instance).flatten();
+        let fields = value.as_list().map(|list| {
+            let pairs = list.chunks_exact(2);
+            let pairs = pairs.filter_map(|pair| Some((pair[0].as_text()?, pair[1].as_text()?)));
+            let head = head.clone().map(|head| (Bytes::new(), head));
+            let all = pairs.map(|(field, value)| (field.clone(), value.clone()));
+            head.into_iter().chain(all).collect::<Vec<_>>()
+        });
+        let result = match (fields, head) {
+            (None, _) => Err(()),
+            (Some(_), None) => Ok(None),
+            (fields, Some(_)) => Ok(fields),
+        };
+        let mut events = Vec::new();
+        self.roster
+            .on_snapshot(moment.ms, instance, result, &mut events);
+        self.on_roster(events);
+    }
+
+    /// A page of the stream, of which `count` entries were asked for.
+    fn page(&mut self, value: &Value, count: usize, backwards: bool) -> Option<StreamPage> {
+        let mut all = entries(value)?;
+        let end = all.len() < count;
+        let reached = all.last().map(|&(id, _)| id);
+        if backwards {
+            all.reverse();
+        }
+        let mut items = Vec::with_capacity(all.len());
+        for (id, fields) in all {
+            match envelope::entry(id, &fields, self.encode) {
+                Ok(Some(entry)) => items.push(entry.item),
+                Ok(None) => {}
+                Err(_) => self.counters.bad_entries += 1,
+            }
+        }
+        Some(StreamPage {
+            items,
+            reached,
+            end,
+        })
+    }
+}
+
+/// Epoch and number of a partition's state, at the head of a reply.
+pub(super) fn state_of(value: &Value) -> Option<(Epoch, u64)> {
+    let list = value.as_list()?;
+    let text = |at: usize| std::str::from_utf8(list.get(at)?.as_text()?).ok();
+    Some((Epoch::parse(text(0)?)?, text(1)?.parse().ok()?))
+}
+
+type Fields = Vec<(Bytes, Bytes)>;
+
+/// The entries of a reply to XRANGE or XREVRANGE.
+fn entries(value: &Value) -> Option<Vec<(EntryId, Fields)>> {
+    let entry = |value: &Value| {
+        let [id, fields] = value.as_list()? else {
+            return None;
+        };
+        let id = EntryId::parse(std::str::from_utf8(id.as_text()?).ok()?)?;
+        let pairs = fields.as_list()?.chunks_exact(2);
+        let pair = |pair: &[Value]| Some((pair[0].as_text()?.clone(), pair[1].as_text()?.clone()));
+        Some((id, pairs.filter_map(pair).collect()))
+    };
+    value.as_list()?.iter().map(entry).collect()
+}
