@@ -85,3 +85,6 @@ pub const RESP_LINE_BYTES_MAX: usize = 64 * 1024;
 const _: () = assert!(RESP_LINE_BYTES_MAX < RESP_REPLY_BYTES_MAX);
 /// How long a connect to Redis may take, its name's lookup and TLS included, in ms.
 pub const LINK_CONNECT_MS: u64 = 2_000;
+/// Bytes that wait to be sent to Redis while a write is under way. What is asked of Redis and not
+/// answered has its own limits; beyond this the link is ended.
+pub const LINK_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
