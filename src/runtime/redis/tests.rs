@@ -200,6 +200,48 @@ async fn until(is_so: impl Fn() -> bool) {
     }
 }
 
+/// What real ones answer to logins, right and wrong.
+#[test]
+fn logins() {
+    let server = Server::start_with(&["--requirepass", "p w"], "--port");
+    on_each_driver(async || {
+        for (login, want) in [
+            ("", "Refused(Refusal { cause: NoAuth"),
+            (":wrong@", "Refused(Refusal { cause: WrongPass"),
+            ("default:p%20w@", "Ready { version: Some(\"7"),
+            (":p%20w@", "role: Some(\"master\"), resp3: true }"),
+        ] {
+            let text = format!("redis://{login}localhost:{}/3", server.port);
+            let address = Address::parse(&text).unwrap();
+            let mut session = Session::new(address.login("with blanks"), Kind::Commands);
+            let mut room = Room::new(Target::new(address).unwrap());
+            room.links.ask(LinkAsk::Connect(COMMANDS));
+            assert_eq!(room.event().await, LinkEvent::Connected(COMMANDS));
+            let (mut out, mut inputs) = (Vec::new(), Vec::new());
+            session.begin(&mut out);
+            while inputs.is_empty() {
+                room.links
+                    .ask(LinkAsk::Send(COMMANDS, std::mem::take(&mut out)));
+                let LinkEvent::Bytes(_, mut bytes) = room.event().await else {
+                    panic!("another event");
+                };
+                session.on_bytes(&mut bytes, &mut out, &mut inputs).unwrap();
+            }
+            let told = format!("{inputs:?}");
+            assert!(told.contains(want), "{login}: {told}");
+            if session.is_ready() {
+                room.send(COMMANDS, &["CLIENT", "INFO"]);
+                let inputs = room.inputs(COMMANDS, &mut session, 1).await;
+                let told = format!("{inputs:?}");
+                assert!(
+                    told.contains("name=with-blanks") && told.contains("db=3"),
+                    "{told}"
+                );
+            }
+        }
+    });
+}
+
 #[test]
 fn commands_and_messages() {
     const MESSAGES: usize = 10_000;
