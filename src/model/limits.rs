@@ -120,3 +120,6 @@ const _: () = assert!(SPOOL_PAGE_BYTES as u64 <= SPOOL_SEGMENT_BYTES);
 const _: () = assert!(SPOOL_RECORD_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(BREAKER_PAUSES_MS.0 < BREAKER_PAUSES_MS.1);
 const _: () = assert!(BREAKER_AWAY_MS < BREAKER_SILENCE_MS && BREAKER_SILENCE_MS < UNKNOWN_MS);
+/// Bytes that wait to be sent to Redis while a write is under way. What is asked of Redis and not
+/// answered has its own limits; beyond this the link is ended.
+pub const LINK_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;

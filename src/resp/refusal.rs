@@ -84,6 +84,9 @@ const PHRASES: &[(&str, Cause)] = &[
     ("unauthenticated", Cause::NoAuth),
 ];
 
+/// What a script is told instead of NOPERM.
+const SCRIPT_NOPERM: &str = "The user executing the script can't";
+
 impl Cause {
     /// The cause of an error's text (without the `-`).
     pub fn of_text(text: &str) -> Self {
@@ -100,8 +103,11 @@ impl Cause {
             let text = text.strip_prefix("ERR Protocol error: ")?;
             PHRASES.iter().find(|(phrase, _)| text.starts_with(phrase))
         };
-        let found = coded.or_else(phrased).or_else(protocol);
-        found.map_or(Self::Other, |&(_, cause)| cause)
+        match coded.or_else(phrased).or_else(protocol) {
+            Some(&(_, cause)) => cause,
+            None if text.contains(SCRIPT_NOPERM) => Self::NoPerm,
+            None => Self::Other,
+        }
     }
 
     /// Whether it is worth waiting and trying again: it passes, by itself or once somebody has
@@ -298,6 +304,16 @@ mod tests {
             (
                 "EXECABORT Transaction discarded because of: OOM command not allowed",
                 OutOfMemory,
+            ),
+            (
+                "ERR The user executing the script can't run this command or subcommand script: \
+                 ff96, on @user_script:1.",
+                NoPerm,
+            ),
+            (
+                "ERR Error running script (call to f_ff96): @user_script:1: @user_script: 1: The \
+                 user executing the script can't run this command or subcommand",
+                NoPerm,
             ),
             // What was sent and is quoted, longer words, and other words.
             (

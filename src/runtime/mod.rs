@@ -6,6 +6,7 @@
 //! | `sockets`, `listen` | the two calls that every message goes through; listening |
 //! | `mailbox` | mail between threads, and whom to wake |
 //! | `store` | the threads that wait for the disk |
+//! | `redis` | the sockets of the links to Redis |
 //! | `stats` | counters for whoever asks, `/health`, `/ready`, `/metrics` |
 //! | `signals`, [`ask`] | being asked to end; asking |
 //! | `driver` | io_uring or epoll |
@@ -17,6 +18,11 @@ mod listen;
 /// Reachable only because its bench must be.
 #[doc(hidden)]
 pub mod mailbox;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the shards do not ask for links yet")
+)]
+mod redis;
 mod signals;
 mod sockets;
 mod stats;
