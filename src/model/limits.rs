@@ -85,3 +85,11 @@ pub const RESP_LINE_BYTES_MAX: usize = 64 * 1024;
 const _: () = assert!(RESP_LINE_BYTES_MAX < RESP_REPLY_BYTES_MAX);
 /// How long a connect to Redis may take, its name's lookup and TLS included, in ms.
 pub const LINK_CONNECT_MS: u64 = 2_000;
+
+/// Messages that one call of `publish.lua` takes: it spreads lists of twice as many values, and
+/// Lua ends near 8,000.
+pub const SCRIPT_MESSAGES_MAX: usize = 1000;
+/// Ids supplied by clients that one generation in Redis remembers, for a partition; there are two.
+pub const SCRIPT_IDS_MAX: usize = 1_000_000;
+
+const _: () = assert!(SCRIPT_MESSAGES_MAX <= SCRIPT_IDS_MAX);
