@@ -123,3 +123,11 @@ const _: () = assert!(BREAKER_AWAY_MS < BREAKER_SILENCE_MS && BREAKER_SILENCE_MS
 /// Bytes that wait to be sent to Redis while a write is under way. What is asked of Redis and not
 /// answered has its own limits; beyond this the link is ended.
 pub const LINK_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Messages that one call of `publish.lua` takes: it spreads lists of twice as many values, and
+/// Lua ends near 8,000.
+pub const SCRIPT_MESSAGES_MAX: usize = 1000;
+/// Ids supplied by clients that one generation in Redis remembers, for a partition; there are two.
+pub const SCRIPT_IDS_MAX: usize = 1_000_000;
+
+const _: () = assert!(SCRIPT_MESSAGES_MAX <= SCRIPT_IDS_MAX);
