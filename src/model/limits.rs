@@ -131,3 +131,52 @@ pub const SCRIPT_MESSAGES_MAX: usize = 1000;
 pub const SCRIPT_IDS_MAX: usize = 1_000_000;
 
 const _: () = assert!(SCRIPT_MESSAGES_MAX <= SCRIPT_IDS_MAX);
+/// Users on other instances that the roster remembers, one for each room and instance they are in.
+pub const ROSTER_USERS_MAX: usize = 1_000_000;
+/// Other instances that the roster remembers.
+pub const ROSTER_INSTANCES_MAX: usize = 1000;
+/// Bytes of one message on the control channel, and about as many of one change in Redis.
+pub const ROSTER_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of such a message beside its rows.
+pub const ROSTER_HEAD_BYTES_MAX: usize = 1024;
+/// Bytes of such a message's longest row: three texts, each character escaped.
+pub const ROSTER_ROW_BYTES_MAX: usize = 2 * (ROOM_NAME_BYTES_MAX + 2 * NAME_BYTES_MAX) + 16;
+/// Kicks that wait for Redis.
+pub const ROSTER_KICKS_MAX: usize = 1024;
+/// Snapshots of other instances that are read at a time.
+pub const ROSTER_FETCHES_MAX: usize = 4;
+/// Bytes of deltas that are held while one snapshot is read.
+pub const ROSTER_HELD_BYTES_MAX: usize = 1024 * 1024;
+/// How long an instance's members stay in Redis if it does not renew them, in ms.
+pub const ROSTER_LEASE_MS: u64 = 15_000;
+/// How long an instance may be silent before its members vanish, in ms: below the lease, so that
+/// they are gone by its end, whenever the next tick is.
+pub const ROSTER_SILENCE_MS: u64 = 14_000;
+/// How often an instance says where it stands, and renews its lease, in ms.
+pub const ROSTER_DIGEST_MS: u64 = 5_000;
+/// How long an instance may not hear itself before it doubts the channel, not the others, in ms.
+pub const ROSTER_ECHO_MS: u64 = 8_000;
+/// How long a user's leaving is held back, in ms.
+pub const ROSTER_LEAVE_DEBOUNCE_MS: u64 = 1_000;
+/// How long a user whose leaving was told stays, in ms: a join elsewhere may be on its way.
+pub const ROSTER_LEAVE_LINGER_MS: u64 = 500;
+/// How long the users of an instance that drained or began anew stay, in ms: they come back.
+pub const ROSTER_RETURN_LINGER_MS: u64 = 3_000;
+/// After how long a snapshot that does not come is asked for again, in ms.
+pub const ROSTER_FETCH_MS: u64 = 5_000;
+/// The first and the longest pause before a snapshot is asked for again, in ms.
+pub const ROSTER_FETCH_PAUSE_MS: (u64, u64) = (250, 5_000);
+/// Within how long one who says hello is answered, in ms.
+pub const ROSTER_HELLO_MS: u64 = 500;
+/// How often all members are stored anew at most because others ask for it, in ms.
+pub const ROSTER_RESTORE_MS: u64 = 2_000;
+
+const _: () = assert!(ROSTER_HEAD_BYTES_MAX >= 2 * NAME_BYTES_MAX + 256);
+const _: () = assert!(ROSTER_HEAD_BYTES_MAX + 8 * ROSTER_ROW_BYTES_MAX <= ROSTER_MESSAGE_BYTES_MAX);
+const _: () = assert!(ROSTER_MESSAGE_BYTES_MAX <= ROSTER_HELD_BYTES_MAX);
+// Two digests may be lost; and the channel is doubted before those are who share it.
+const _: () = assert!(2 * ROSTER_DIGEST_MS < ROSTER_SILENCE_MS);
+const _: () = assert!(ROSTER_SILENCE_MS < ROSTER_LEASE_MS);
+const _: () = assert!(ROSTER_DIGEST_MS < ROSTER_ECHO_MS);
+const _: () = assert!(ROSTER_ECHO_MS + ROSTER_DIGEST_MS < ROSTER_SILENCE_MS);
+const _: () = assert!(ROSTER_HELLO_MS < ROSTER_DIGEST_MS);
