@@ -180,3 +180,27 @@ const _: () = assert!(ROSTER_SILENCE_MS < ROSTER_LEASE_MS);
 const _: () = assert!(ROSTER_DIGEST_MS < ROSTER_ECHO_MS);
 const _: () = assert!(ROSTER_ECHO_MS + ROSTER_DIGEST_MS < ROSTER_SILENCE_MS);
 const _: () = assert!(ROSTER_HELLO_MS < ROSTER_DIGEST_MS);
+// The way from Redis: envelopes, order, the partition log, recall.
+
+/// Bytes of an envelope: the largest message that `--max-message-bytes` allows, and what is
+/// around it.
+pub const ENVELOPE_BYTES_MAX: usize = 65 * 1024 * 1024;
+/// Items that wait behind a hole until it is mended; what is over is read from the stream.
+pub const HELD_ITEMS_MAX: usize = 16 * 1024;
+/// Bytes of such items.
+pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long what is known to exist may take to come by the channel, in ms.
+pub const REPAIR_GRACE_MS: u64 = 1_000;
+/// First and longest wait before a failed read of the stream is tried again, in ms.
+pub const READ_RETRY_MS_MIN: u64 = 50;
+/// See [`READ_RETRY_MS_MIN`].
+pub const READ_RETRY_MS_MAX: u64 = 2_000;
+/// Entries of one read of the stream.
+pub const READ_ENTRIES_MAX: usize = 1000;
+/// Bytes that a read of the stream aims at: how many entries it asks for follows from how long the
+/// last ones were.
+pub const READ_BYTES_AIM: usize = 1024 * 1024;
+
+const _: () = assert!(ENVELOPE_BYTES_MAX > (64 << 20) + METADATA_BYTES_MAX + 4 * NAME_BYTES_MAX);
+const _: () = assert!(READ_ENTRIES_MAX < HELD_ITEMS_MAX && READ_BYTES_AIM < HELD_BYTES_MAX);
+const _: () = assert!(READ_RETRY_MS_MIN < READ_RETRY_MS_MAX);
