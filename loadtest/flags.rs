@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::poll::Target;
-use crate::wire;
+use crate::{redis, stat, wire};
 
 /// ringcast's load generator and checker. Exit code 0: order proven and nothing lost; 1: not so;
 /// 2: the run itself failed.
@@ -28,9 +28,15 @@ pub(crate) struct Common {
     /// HOST:PORT, in place of --url, with path /ws.
     #[arg(long, global = true)]
     pub(crate) addr: Option<String>,
-    /// The server's process, to read its CPU seconds and its memory.
+    /// The server's process, or those of all instances, to read CPU seconds and memory.
+    #[arg(long, global = true, value_delimiter = ',')]
+    pub(crate) pid: Vec<u32>,
+    /// HOST:PORT of the instances' Redis, to count its commands.
     #[arg(long, global = true)]
-    pub(crate) pid: Option<u32>,
+    pub(crate) redis: Option<String>,
+    /// The process of that Redis, to read its CPU seconds.
+    #[arg(long, global = true)]
+    pub(crate) redis_pid: Option<u32>,
     /// How long is measured, or held.
     #[arg(long, global = true, default_value_t = 5.0)]
     pub(crate) seconds: f64,
@@ -68,6 +74,17 @@ impl Common {
             },
             (None, None) => return Err(format!("--url {}: must begin with ws://", self.url)),
         };
+        self.target_at(host, path)
+    }
+
+    /// Where several instances are.
+    pub(crate) fn targets(&self, to: &[String]) -> Result<Vec<Target>, String> {
+        to.iter()
+            .map(|host| self.target_at(host, "/ws".into()))
+            .collect()
+    }
+
+    fn target_at(&self, host: &str, path: String) -> Result<Target, String> {
         let address: SocketAddr = host
             .to_socket_addrs()
             .map_err(|error| format!("{host}: {error} (HOST:PORT is wanted)"))?
@@ -80,6 +97,23 @@ impl Common {
         })
     }
 
+    /// Where Redis is, if told.
+    pub(crate) fn redis_address(&self) -> Option<SocketAddr> {
+        redis::address(self.redis.as_ref()?).ok()
+    }
+
+    /// CPU seconds of all servers together.
+    pub(crate) fn server_cpu(&self) -> Option<f64> {
+        let all = self.pid.iter().map(|pid| stat::cpu_seconds(*pid));
+        all.sum::<Option<f64>>().filter(|_| !self.pid.is_empty())
+    }
+
+    /// Resident bytes of all servers together.
+    pub(crate) fn server_resident(&self) -> Option<u64> {
+        let all = self.pid.iter().map(|pid| stat::resident_bytes(*pid));
+        all.sum::<Option<u64>>().filter(|_| !self.pid.is_empty())
+    }
+
     /// Refuses what can't be run.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.payload < wire::PAYLOAD_BYTES_MIN {
@@ -87,6 +121,9 @@ impl Common {
         }
         if !(self.seconds > 0.0 && self.seconds < 1e6 && (0.0..1e6).contains(&self.warmup)) {
             return Err("--seconds, --warmup: out of range".into());
+        }
+        if let Some(redis) = &self.redis {
+            redis::Counters::ask(redis::address(redis)?)?;
         }
         self.target().map(|_| ())
     }
@@ -105,12 +142,17 @@ pub(crate) enum Scenario {
     Resume(Resume),
     /// Members that stop reading, or read slowly, and what the others notice.
     Slow(Slow),
-    /// Publish with ids and write down what was acked; survives the server's end.
+    /// Publishers and members on several instances: order on all of them, remote latency.
+    Cross(Cross),
+    /// Publish with ids and write down what was acked; survives the server's end. With --to: over
+    /// several instances, through faults, held against what every client received.
     Ledger(Ledger),
     /// Check a ledger against the server.
     Verify(Verify),
     /// The baseline: a plain loop of sends over all sockets, commanded on stdin.
     BareServer(BareServer),
+    /// The yardstick of `cross`: a bare relay of messages over Redis Pub/Sub.
+    Relay(Relay),
 }
 
 /// Flags of `fanout`.
@@ -118,7 +160,7 @@ pub(crate) enum Scenario {
 pub(crate) struct Fanout {
     #[arg(long, default_value_t = 1)]
     pub(crate) rooms: usize,
-    /// Of each room.
+    /// Of each room; 0, with --separate-publishers: acked publishes alone.
     #[arg(long, default_value_t = 1000)]
     pub(crate) members: usize,
     /// In all, dealt out over the rooms in turn.
@@ -206,6 +248,9 @@ pub(crate) struct Resume {
     /// Messages in each room while all are away.
     #[arg(long, default_value_t = 100)]
     pub(crate) missed: u32,
+    /// Come back to this instance, not to that of --addr; to several: to one after the other.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) to: Vec<String>,
 }
 
 /// Flags of `slow`.
@@ -234,12 +279,55 @@ pub(crate) struct Slow {
     pub(crate) pairs: usize,
 }
 
+/// Flags of `cross`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Cross {
+    /// The instances: HOST:PORT each.
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub(crate) to: Vec<String>,
+    #[arg(long, default_value_t = 1)]
+    pub(crate) rooms: usize,
+    /// Of each room, dealt out over the instances in turn.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) members: usize,
+    /// In all, dealt out over the rooms in turn; 0: one a room, and at least 10.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) publishers: usize,
+    /// The instances that publishers are on, by their place in --to from 0; none said: all.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) publishers_on: Vec<usize>,
+    /// Publishes a second in all; latency counts from the intended time.
+    #[arg(long, default_value_t = 1000.0)]
+    pub(crate) rate: f64,
+    /// Find the highest rate that holds --p99-ms, by doubling from --rate and bisection.
+    #[arg(long)]
+    pub(crate) find_rate: bool,
+    /// Milliseconds that P99 of remote deliveries must stay under.
+    #[arg(long, default_value_t = 10.0, requires = "find_rate")]
+    pub(crate) p99_ms: f64,
+}
+
 /// Flags of `ledger`.
 #[derive(Debug, Args)]
 pub(crate) struct Ledger {
     /// The ledger: a line `room offset id n` for each ack.
-    #[arg(long)]
-    pub(crate) file: PathBuf,
+    #[arg(long, required_unless_present = "to")]
+    pub(crate) file: Option<PathBuf>,
+    /// Several instances: HOST:PORT each. Each of --clients is member and publisher of a room.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) to: Vec<String>,
+    /// Dealt out over rooms and instances in turn.
+    #[arg(long, default_value_t = 60, requires = "to")]
+    pub(crate) clients: usize,
+    /// Stop after so many publishes in all, in place of --seconds.
+    #[arg(long, requires = "to")]
+    pub(crate) messages: Option<u64>,
+    /// Seconds without an ack after which a client tries another instance.
+    #[arg(long, default_value_t = 30.0, requires = "to")]
+    pub(crate) patience: f64,
+    /// Seconds that all may take at the end until everything is acked and received.
+    #[arg(long, default_value_t = 30.0, requires = "to")]
+    pub(crate) settle: f64,
     #[arg(long, default_value_t = 10)]
     pub(crate) rooms: usize,
     /// Of each room.
@@ -266,6 +354,9 @@ pub(crate) struct Verify {
     /// Read the history by HTTP, not by joining with `since`.
     #[arg(long)]
     pub(crate) http: bool,
+    /// Read from each of these instances, not from that of --addr.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) to: Vec<String>,
 }
 
 /// Flags of `bare-server`.
@@ -275,4 +366,14 @@ pub(crate) struct BareServer {
     pub(crate) port: u16,
     #[arg(long)]
     pub(crate) members: usize,
+}
+
+/// Flags of `relay`.
+#[derive(Debug, Args)]
+pub(crate) struct Relay {
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// The channel that the relays of one topology share.
+    #[arg(long, default_value = "loadtest:relay")]
+    pub(crate) channel: String,
 }

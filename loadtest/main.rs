@@ -5,18 +5,23 @@
 //!
 //! ```text
 //! main -> flags -> scenario/* -> fleet (who publishes what) -> checker (what must hold)
-//!                      |            |
-//!                      |            v
-//!                      +-------> poll (sockets) -> client (one connection) -> wire (bytes)
+//!           |          |            |                              -> agreement (over instances)
+//!           v          |            v
+//!         relay        +-------> poll (sockets) -> client (one connection) -> wire (bytes)
 //! ```
 //!
 //! Never here: the server's crate, a second thread on the sockets, a JSON parser in the hot path.
 
+mod agreement;
 mod checker;
 mod client;
 mod flags;
 mod fleet;
+mod plan;
 mod poll;
+mod publisher;
+mod redis;
+mod relay;
 mod report;
 mod scenario;
 mod stat;
@@ -29,7 +34,7 @@ use clap::Parser;
 use crate::flags::{Flags, Scenario};
 use crate::poll::Stop;
 use crate::report::Report;
-use crate::scenario::{bare, churn, fanout, idle, ledger, resume, slow};
+use crate::scenario::{bare, churn, cross, fanout, idle, ledger, receipts, resume, slow};
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -70,10 +75,16 @@ fn run(flags: &Flags) -> Result<Option<Report>, String> {
         Scenario::Churn(churn) => churn::run(common, churn, &stop)?,
         Scenario::Resume(resume) => resume::run(common, resume, &stop)?,
         Scenario::Slow(slow) => slow::run(common, slow, &stop)?,
-        Scenario::Ledger(ledger) => ledger::run(common, ledger, &stop)?,
+        Scenario::Cross(cross) => cross::run(common, cross, &stop)?,
+        Scenario::Ledger(ledger) if ledger.to.is_empty() => ledger::run(common, ledger, &stop)?,
+        Scenario::Ledger(ledger) => receipts::run(common, ledger, &stop)?,
         Scenario::Verify(verify) => ledger::verify(common, verify, &stop)?,
         Scenario::BareServer(bare) => {
             bare::serve(bare)?;
+            return Ok(None);
+        }
+        Scenario::Relay(flags) => {
+            relay::serve(common, flags, &stop)?;
             return Ok(None);
         }
     };

@@ -102,11 +102,11 @@ pub(crate) fn pin(core: usize) -> Result<(), String> {
 pub(crate) struct Swarm {
     epoll: OwnedFd,
     timer: OwnedFd,
-    target: Target,
-    request: Vec<u8>,
+    targets: Vec<Target>,
     slots: Vec<Slot>,
     connecting: usize,
     connected: usize,
+    refused: Vec<usize>,
     buffer: Vec<u8>,
     events: Vec<epoll::Event>,
     start: Instant,
@@ -120,7 +120,7 @@ pub(crate) struct Swarm {
 
 impl Swarm {
     /// An empty swarm; `start` is nanosecond 0 of the run.
-    pub(crate) fn new(target: Target, start: Instant) -> Result<Self, String> {
+    pub(crate) fn new(targets: Vec<Target>, start: Instant) -> Result<Self, String> {
         let failed = |what: &str, error: Errno| format!("{what}: {error}");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| failed("epoll", e))?;
         let timer = timerfd_create(
@@ -135,15 +135,14 @@ impl Swarm {
             epoll::EventFlags::IN,
         )
         .map_err(|e| failed("epoll", e))?;
-        let request = wire::upgrade_request(&target.address.to_string(), &target.path);
         Ok(Self {
             epoll,
             timer,
-            target,
-            request,
+            targets,
             slots: Vec::new(),
             connecting: 0,
             connected: 0,
+            refused: Vec::new(),
             buffer: vec![0; BUFFER_BYTES],
             events: Vec::with_capacity(EVENTS_MAX),
             start,
@@ -156,6 +155,11 @@ impl Swarm {
     /// Nanoseconds of the run.
     pub(crate) fn now(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
+    }
+
+    /// How many targets there are.
+    pub(crate) fn targets(&self) -> usize {
+        self.targets.len()
     }
 
     /// How many indices there are.
@@ -186,12 +190,24 @@ impl Swarm {
         slot.socket.is_some() && !slot.connecting && slot.client.out.rest().is_empty()
     }
 
-    /// Starts connection `id`. What goes wrong later is told to the handler.
-    pub(crate) fn connect(&mut self, id: usize) -> Result<(), String> {
+    /// Starts connection `id` to a target by its place. What goes wrong later is told to the
+    /// handler.
+    pub(crate) fn connect(&mut self, id: usize, target: usize) -> Result<(), String> {
+        let target = self.targets.get(target).cloned();
+        let target = target.ok_or("there is no such target")?;
         if self.slots.len() <= id {
             self.slots.resize_with(id + 1, Slot::default);
         }
-        let socket = self.new_socket().map_err(|error| match error {
+        let socket = match self.new_socket(&target) {
+            // Nobody listens: told with the next turn, as if it had taken a while.
+            Err(Errno::CONNREFUSED | Errno::CONNRESET) => {
+                self.slots[id] = Slot::default();
+                self.refused.push(id);
+                return Ok(());
+            }
+            other => other,
+        };
+        let socket = socket.map_err(|error| match error {
             Errno::MFILE | Errno::NFILE => "out of file descriptors: raise `ulimit -Hn`".into(),
             Errno::ADDRNOTAVAIL => "out of local ports: give more --source-ips".into(),
             error => format!("cannot connect: {error}"),
@@ -211,7 +227,8 @@ impl Swarm {
         };
         slot.wants_write = true;
         if self.upgrade {
-            slot.client.out.raw(&self.request);
+            let request = wire::upgrade_request(&target.address.to_string(), &target.path);
+            slot.client.out.raw(&request);
         }
         self.connecting += 1;
         self.connected += 1;
@@ -219,8 +236,8 @@ impl Swarm {
         Ok(())
     }
 
-    fn new_socket(&self) -> Result<OwnedFd, Errno> {
-        let family = match self.target.address {
+    fn new_socket(&self, target: &Target) -> Result<OwnedFd, Errno> {
+        let family = match target.address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
         };
@@ -230,11 +247,11 @@ impl Swarm {
         if let Some(bytes) = self.receive_buffer {
             sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
         }
-        if !self.target.sources.is_empty() {
-            let source = self.target.sources[self.connected % self.target.sources.len()];
+        if !target.sources.is_empty() {
+            let source = target.sources[self.connected % target.sources.len()];
             net::bind(&socket, &SocketAddr::new(source, 0))?;
         }
-        match net::connect(&socket, &self.target.address) {
+        match net::connect(&socket, &target.address) {
             Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
             Err(error) => Err(error),
         }
@@ -332,6 +349,9 @@ impl Swarm {
         handler: &mut impl Handler,
         wait: Duration,
     ) -> Result<usize, String> {
+        for id in std::mem::take(&mut self.refused) {
+            handler.on_closed(id, &Ending::Socket("CONNREFUSED".into()), self.now());
+        }
         let mut events = std::mem::take(&mut self.events);
         events.clear();
         let timeout = self.arm(wait)?;

@@ -7,6 +7,8 @@ use crate::checker::Tally;
 
 /// At this share of its core the load generator says that it is the bottleneck.
 const OWN_BUSY_MAX: f64 = 0.9;
+/// At this share of the time without a core though ready to run, it says so.
+const OWN_WAIT_MAX: f64 = 0.1;
 
 /// What a scenario found out, in the order in which it was pushed.
 #[derive(Debug, Default)]
@@ -61,13 +63,13 @@ impl Report {
             .map(|(_, value)| value)
     }
 
-    /// Adds P50, P99, P99.9 and the maximum of nanoseconds, as milliseconds.
+    /// Adds P50, P90, P99, P99.9 and the maximum of nanoseconds, as milliseconds.
     pub(crate) fn push_latency(&mut self, name: &str, histogram: &Histogram<u64>) {
         if histogram.is_empty() {
             return;
         }
         let millis = |nanos: u64| (nanos as f64 / 1e3).round() / 1e3;
-        for (suffix, quantile) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
+        for (suffix, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)] {
             let value = histogram.value_at_quantile(quantile);
             self.push(&format!("{name}_ms_{suffix}"), millis(value));
         }
@@ -107,6 +109,18 @@ impl Report {
             self.note(format!(
                 "the load generator used {percent:.0} % of its core: rates and latencies are \
                  its own limit, figures per server-CPU-second still hold"
+            ));
+        }
+    }
+
+    /// Says for what share of the time it waited for a core.
+    pub(crate) fn push_own_wait(&mut self, wait: f64) {
+        self.push("own_wait", round(wait));
+        if wait >= OWN_WAIT_MAX {
+            let percent = wait * 100.0;
+            self.note(format!(
+                "the load generator waited for a core {percent:.0} % of the time: the latencies \
+                 are in part its own, others are on its core"
             ));
         }
     }

@@ -24,6 +24,13 @@ pub(crate) fn own_cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+/// Seconds that this process was ready to run and had no core.
+pub(crate) fn own_wait_seconds() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/schedstat").ok()?;
+    let nanos: u64 = stat.split(' ').nth(1)?.parse().ok()?;
+    Some(nanos as f64 / 1e9)
+}
+
 /// Resident bytes of a process.
 pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -273,6 +273,8 @@ pub(crate) struct Frame<'a> {
     #[serde(borrow)]
     pub(crate) code: Option<Cow<'a, str>>,
     pub(crate) payload: Option<serde_json::Value>,
+    pub(crate) degraded: Option<bool>,
+    pub(crate) reconnect_in_ms: Option<u64>,
 }
 
 impl Frame<'_> {

@@ -209,7 +209,7 @@ impl<'a> Bare<'a> {
             path: "/".into(),
             sources: Vec::new(),
         };
-        let swarm = Swarm::new(target, Instant::now())?;
+        let swarm = Swarm::new(vec![target], Instant::now())?;
         let counter = Counter::default();
         let mut bare = Self {
             child,
@@ -228,7 +228,7 @@ impl<'a> Bare<'a> {
         let mut begun = 0;
         while self.counter.open < self.members {
             while begun < self.members && !self.swarm.is_busy_connecting() {
-                self.swarm.connect(begun)?;
+                self.swarm.connect(begun, 0)?;
                 begun += 1;
             }
             self.turn()?;

@@ -60,10 +60,10 @@ pub(crate) fn run(common: &Common, churn: &Churn, stop: &Stop) -> Result<Report,
         cuts: Vec::new(),
         free: (0..churn.concurrency).rev().collect(),
     };
-    let mut swarm = Swarm::new(common.target()?, Instant::now())?;
+    let mut swarm = Swarm::new(vec![common.target()?], Instant::now())?;
     swarm.upgrade = rounds.cut != Some(Stage::Head);
     let figures = || {
-        let pid = common.pid;
+        let pid = common.pid.first().copied();
         let cpu = pid.and_then(stat::cpu_seconds);
         (
             cpu,
@@ -143,7 +143,7 @@ fn drive(
         let wanted = allowed.min(churn.total.unwrap_or(u64::MAX));
         while ended.is_none() && begun < wanted && !swarm.is_busy_connecting() {
             let Some(id) = rounds.free.pop() else { break };
-            swarm.connect(id)?;
+            swarm.connect(id, 0)?;
             begun += 1;
             rounds.rounds[id] = Round {
                 number: begun as u32,

@@ -1,7 +1,7 @@
 //! Many connections that do nothing: the server's memory for each, and whether all stay alive.
 
 use crate::flags::{Common, Idle};
-use crate::fleet::Plan;
+use crate::plan::Plan;
 use crate::poll::Stop;
 use crate::report::{Report, round};
 use crate::scenario::{World, room_names};

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! An id says which run, publisher and number it belongs to ([`Marker::id`]). `verify` prints five
-//! numbers: acked, lost, duplicate, phantom, out of order.
+//! numbers: acked, lost, duplicate, phantom, out of order. Of several instances each is read, and
+//! the numbers but the first are sums. What happens live on several is [`super::receipts`]' to say.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -18,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Ending, Handler, Outbox};
 use crate::flags::{Common, Ledger, Verify};
-use crate::fleet::{Pace, Plan};
-use crate::poll::{Stop, Swarm};
+use crate::plan::{Pace, Plan};
+use crate::poll::{Stop, Swarm, Target};
 use crate::report::Report;
 use crate::scenario::{World, check_files, room_names};
 use crate::stat;
@@ -46,9 +47,11 @@ pub(crate) fn run(common: &Common, ledger: &Ledger, stop: &Stop) -> Result<Repor
         payload: common.payload,
         acked: true,
         ids: true,
+        ..Plan::default()
     };
-    let failed = |error: std::io::Error| format!("{}: {error}", ledger.file.display());
-    let mut file = BufWriter::new(File::create(&ledger.file).map_err(failed)?);
+    let path = ledger.file.as_ref().ok_or("--file: where to write")?;
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
     let mut world = World::new(plan, common, stop)?;
     world.bring_up(0..world.fleet.plan().connections(), false)?;
     writeln!(file, "# run {run:08x}").map_err(failed)?;
@@ -118,7 +121,7 @@ pub(crate) fn run(common: &Common, ledger: &Ledger, stop: &Stop) -> Result<Repor
 type Key = (u32, u32);
 
 /// A ledger as read back.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Acked {
     run: u32,
     /// Room, its epoch.
@@ -244,14 +247,14 @@ impl Verifier {
     }
 
     /// What a `recovered:false` left out, page by page from the history.
-    fn read_history(&mut self, room: usize, common: &Common) -> Result<(), String> {
+    fn read_history(&mut self, room: usize, target: &Target) -> Result<(), String> {
         let (name, epoch) = self.acked.rooms[room].clone();
         let mut after = 0;
         self.rooms[room] = RoomRead::default();
         loop {
             let path =
                 format!("/api/rooms/{name}/messages?epoch={epoch}&after={after}&limit={PAGE}");
-            let (status, body) = stat::http_get(common.target()?.address, &path)?;
+            let (status, body) = stat::http_get(target.address, &path)?;
             if status != 200 {
                 return Err(format!("GET {path}: status {status}"));
             }
@@ -279,32 +282,39 @@ impl Verifier {
         }
     }
 
-    fn report(&self) -> Report {
-        let mut report = Report::new("verify");
-        let acked = self.acked.acks.len() as u64;
+    /// Acked publications that were not read.
+    fn lost(&self) -> u64 {
         let is_lost = |key: &&Key| !self.seen.contains_key(key);
-        let lost = self.acked.acks.keys().filter(is_lost).count() as u64;
-        let numbers = [
-            ("acked", acked),
-            ("lost", lost),
-            ("duplicate", self.duplicate),
-            ("phantom", self.phantom),
-            ("out_of_order", self.out_of_order + self.gaps),
-        ];
-        for (name, number) in numbers {
-            report.push(name, number);
-            if number > 0 && name != "acked" {
-                report.fault(format!("{name}: {number}"));
-            }
-        }
-        report.push("stored", self.stored);
-        report.push("unacked_stored", self.unacked_stored);
-        report.push("odd_lines", self.acked.odd);
-        if self.acked.odd > 1 {
-            report.fault("the ledger has lines that can't be: two offsets for one publish?");
-        }
-        report
+        self.acked.acks.keys().filter(is_lost).count() as u64
     }
+}
+
+/// The numbers over what was read from each instance.
+fn report(read: &[Verifier]) -> Report {
+    let mut report = Report::new("verify");
+    let sum = |number: fn(&Verifier) -> u64| read.iter().map(number).sum::<u64>();
+    let first = read.first().map(|verifier| &verifier.acked);
+    report.push("acked", first.map_or(0, |acked| acked.acks.len()));
+    let numbers = [
+        ("lost", sum(Verifier::lost)),
+        ("duplicate", sum(|v| v.duplicate)),
+        ("phantom", sum(|v| v.phantom)),
+        ("out_of_order", sum(|v| v.out_of_order + v.gaps)),
+    ];
+    for (name, number) in numbers {
+        report.push(name, number);
+        if number > 0 {
+            report.fault(format!("{name}: {number}"));
+        }
+    }
+    report.push("stored", sum(|v| v.stored));
+    report.push("unacked_stored", sum(|v| v.unacked_stored));
+    let odd = first.map_or(0, |acked| acked.odd);
+    report.push("odd_lines", odd);
+    if odd > 1 {
+        report.fault("the ledger has lines that can't be: two offsets for one publish?");
+    }
+    report
 }
 
 impl Handler for Verifier {
@@ -348,19 +358,26 @@ pub(crate) fn verify(common: &Common, flags: &Verify, stop: &Stop) -> Result<Rep
         File::open(&flags.file).map_err(|error| format!("{}: {error}", flags.file.display()))?;
     let acked = Acked::read(BufReader::new(file))?;
     let rooms = acked.rooms.len();
-    let mut verifier = Verifier::new(acked);
     check_files(rooms)?;
-    if !flags.http {
-        read_by_joining(common, stop, &mut verifier)?;
-    }
-    let mut by_http = 0;
-    for room in 0..rooms {
-        if !verifier.rooms[room].recovered && !stop.is_set() {
-            verifier.read_history(room, common)?;
-            by_http += 1;
+    let targets = match flags.to.as_slice() {
+        [] => vec![common.target()?],
+        to => common.targets(to)?,
+    };
+    let (mut read, mut by_http) = (Vec::new(), 0);
+    for target in &targets {
+        let mut verifier = Verifier::new(acked.clone());
+        if !flags.http {
+            read_by_joining(target, stop, &mut verifier)?;
         }
+        for room in 0..rooms {
+            if !verifier.rooms[room].recovered && !stop.is_set() {
+                verifier.read_history(room, target)?;
+                by_http += 1;
+            }
+        }
+        read.push(verifier);
     }
-    let mut report = verifier.report();
+    let mut report = report(&read);
     report.push("rooms", rooms);
     report.push("rooms_by_history", by_http);
     if stop.is_set() {
@@ -369,12 +386,12 @@ pub(crate) fn verify(common: &Common, flags: &Verify, stop: &Stop) -> Result<Rep
     Ok(report)
 }
 
-fn read_by_joining(common: &Common, stop: &Stop, verifier: &mut Verifier) -> Result<(), String> {
-    let mut swarm = Swarm::new(common.target()?, Instant::now())?;
+fn read_by_joining(target: &Target, stop: &Stop, verifier: &mut Verifier) -> Result<(), String> {
+    let mut swarm = Swarm::new(vec![target.clone()], Instant::now())?;
     let (mut begun, mut bytes, mut quiet) = (0, 0, Instant::now());
     while quiet.elapsed() < QUIET && !stop.is_set() {
         while begun < verifier.rooms.len() && !swarm.is_busy_connecting() {
-            swarm.connect(begun)?;
+            swarm.connect(begun, 0)?;
             begun += 1;
         }
         swarm.turn(verifier, Duration::from_millis(50))?;
@@ -414,7 +431,7 @@ mod tests {
             };
             verifier.on_message(0, offset, &Marker::id(5, 0, sequence), Some(marker));
         }
-        let report = verifier.report();
+        let report = report(&[verifier]);
         let names = ["acked", "lost", "duplicate", "phantom", "out_of_order"];
         let numbers = names.map(|name| report.figure(name).unwrap().as_u64().unwrap());
         assert_eq!(numbers, expect, "{acks:?} {stored:?}");
@@ -435,7 +452,7 @@ mod tests {
     fn a_half_written_last_line_is_forgiven() {
         let acked = ledger(&[format!("r 1 {} 1", Marker::id(5, 0, 1)), "r 2 0000".into()]);
         assert_eq!((acked.acks.len(), acked.odd), (1, 1));
-        assert!(Verifier::new(acked).report().figure("lost").is_some());
+        assert!(report(&[Verifier::new(acked)]).figure("lost").is_some());
     }
 
     #[test]

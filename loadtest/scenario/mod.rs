@@ -2,10 +2,14 @@
 
 pub(crate) mod bare;
 pub(crate) mod churn;
+pub(crate) mod cross;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod ledger;
+pub(crate) mod mark;
+pub(crate) mod receipts;
 pub(crate) mod resume;
+pub(crate) mod search;
 pub(crate) mod slow;
 #[cfg(test)]
 mod standin;
@@ -13,10 +17,10 @@ mod standin;
 use std::time::{Duration, Instant};
 
 use crate::flags::Common;
-use crate::fleet::{Fleet, Plan};
-use crate::poll::{Stop, Swarm, Traffic};
-use crate::report::{Report, round};
-use crate::stat;
+use crate::fleet::Fleet;
+use crate::plan::Plan;
+use crate::poll::{Stop, Swarm, Target};
+use crate::report::Report;
 
 const BRING_UP_SECONDS: u64 = 120;
 /// Draining ends when nothing came for so long.
@@ -34,8 +38,18 @@ pub(crate) struct World<'a> {
 impl<'a> World<'a> {
     /// Nobody is connected yet.
     pub(crate) fn new(plan: Plan, common: &'a Common, stop: &'a Stop) -> Result<Self, String> {
+        Self::over(vec![common.target()?], plan, common, stop)
+    }
+
+    /// The same over several instances; the plan says who is where.
+    pub(crate) fn over(
+        targets: Vec<Target>,
+        plan: Plan,
+        common: &'a Common,
+        stop: &'a Stop,
+    ) -> Result<Self, String> {
         check_files(plan.connections())?;
-        let swarm = Swarm::new(common.target()?, Instant::now())?;
+        let swarm = Swarm::new(targets, Instant::now())?;
         let progress = Progress::default();
         Ok(Self {
             swarm,
@@ -91,16 +105,22 @@ impl<'a> World<'a> {
     /// Runs until `done` says so, or Ctrl-C.
     pub(crate) fn drive(&mut self, mut done: impl FnMut(&Self) -> bool) -> Result<(), String> {
         while !self.stop.is_set() && !done(self) {
-            let due = self.fleet.due_in(self.swarm.now()).unwrap_or(u64::MAX);
-            let wait = Duration::from_nanos(due).min(Duration::from_millis(50));
-            self.swarm.turn(&mut self.fleet, wait)?;
-            self.fleet.tick(&mut self.swarm);
-            if let Some(trouble) = self.fleet.trouble.take() {
-                return Err(trouble);
-            }
-            self.progress.line(&self.fleet);
+            self.step(Duration::from_millis(50))?;
         }
         Ok(())
+    }
+
+    /// One turn of the loop, which waits no longer than `wait`.
+    pub(crate) fn step(&mut self, wait: Duration) -> Result<(), String> {
+        let due = self.fleet.due_in(self.swarm.now()).unwrap_or(u64::MAX);
+        self.swarm
+            .turn(&mut self.fleet, wait.min(Duration::from_nanos(due)))?;
+        self.fleet.tick(&mut self.swarm);
+        self.progress.line(&self.fleet);
+        match self.fleet.trouble.take() {
+            Some(trouble) => Err(trouble),
+            None => Ok(()),
+        }
     }
 
     /// Runs for so many seconds.
@@ -132,19 +152,6 @@ impl<'a> World<'a> {
         Ok(false)
     }
 
-    /// The counters as they stand.
-    pub(crate) fn mark(&self) -> Mark {
-        Mark {
-            now: self.swarm.now(),
-            delivered: self.fleet.checker.tally.delivered,
-            published: self.fleet.published,
-            traffic: self.swarm.traffic,
-            server_cpu: self.common.pid.and_then(stat::cpu_seconds),
-            resident: self.common.pid.and_then(stat::resident_bytes),
-            own_cpu: stat::own_cpu_seconds(),
-        }
-    }
-
     /// Adds what the checker counted and how connections ended; `expected` endings are no fault.
     pub(crate) fn push_outcome(&mut self, report: &mut Report, endings_expected: bool) {
         if self.stop.is_set() {
@@ -165,57 +172,6 @@ impl<'a> World<'a> {
         if self.fleet.errors.contains_key("rate_limited") {
             report.note("the server's rate limit held the publishers back: see --rate-limit");
         }
-    }
-}
-
-/// Counters at one moment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mark {
-    pub(crate) now: u64,
-    pub(crate) delivered: u64,
-    pub(crate) published: u64,
-    pub(crate) traffic: Traffic,
-    pub(crate) server_cpu: Option<f64>,
-    pub(crate) resident: Option<u64>,
-    pub(crate) own_cpu: f64,
-}
-
-impl Mark {
-    /// Deliveries per CPU second of the server since `before`.
-    pub(crate) fn deliveries_per_cpu_second(&self, before: &Self) -> Option<f64> {
-        let cpu = self.server_cpu? - before.server_cpu?;
-        (cpu > 0.0).then(|| (self.delivered - before.delivered) as f64 / cpu)
-    }
-
-    /// Adds the figures of the window between the two.
-    pub(crate) fn push_since(&self, before: &Self, report: &mut Report) {
-        let seconds = (self.now - before.now) as f64 / 1e9;
-        let deliveries = (self.delivered - before.delivered) as f64;
-        report.push("measured_seconds", round(seconds));
-        report.push("deliveries", self.delivered - before.delivered);
-        report.push(
-            "publishes_per_second",
-            ((self.published - before.published) as f64 / seconds).round(),
-        );
-        report.push("deliveries_per_second", (deliveries / seconds).round());
-        if let (Some(after), Some(before)) = (self.server_cpu, before.server_cpu) {
-            let cpu = after - before;
-            report.push("server_cpu_seconds", round(cpu));
-            report.push("server_busy", round(cpu / seconds));
-            if deliveries > 0.0 {
-                report.push("server_cpu_us_per_delivery", round(cpu / deliveries * 1e6));
-            }
-        }
-        let rate = self.deliveries_per_cpu_second(before);
-        report.push_some("deliveries_per_server_cpu_second", rate.map(f64::round));
-        report.push_some("server_resident_bytes_before", before.resident);
-        report.push_some("server_resident_bytes_after", self.resident);
-        let reads = self.traffic.reads - before.traffic.reads;
-        if reads > 0 {
-            let frames = (self.traffic.frames - before.traffic.frames) as f64;
-            report.push("frames_per_read", round(frames / reads as f64));
-        }
-        report.push_own_busy((self.own_cpu - before.own_cpu) / seconds);
     }
 }
 
@@ -248,6 +204,23 @@ impl Progress {
         }
         self.last = Some(Instant::now());
         (self.delivered, self.published) = (tally.delivered, fleet.published);
+    }
+}
+
+/// A schedule that is further behind than this for one publish in a hundred was not kept.
+const LAG_MILLIS_MAX: f64 = 5.0;
+
+/// Says how far behind its schedule the load generator published.
+pub(crate) fn push_lag(world: &World<'_>, report: &mut Report) {
+    let lag = &world.fleet.lag;
+    report.push_latency("schedule_lag", lag);
+    let millis = lag.value_at_quantile(0.99) as f64 / 1e6;
+    report.push("behind_schedule", millis > LAG_MILLIS_MAX);
+    if millis > LAG_MILLIS_MAX {
+        report.note(format!(
+            "the load generator was behind its schedule (P99 {millis:.1} ms): the latencies \
+             are its own as much as the server's"
+        ));
     }
 }
 

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use crate::flags::{Common, Slow};
-use crate::fleet::{Pace, Plan, histogram};
+use crate::fleet::histogram;
+use crate::plan::{Pace, Plan};
 use crate::poll::Stop;
 use crate::report::{Report, median, round};
 use crate::scenario::{World, room_names};
-use crate::stat;
 
 /// How often the slow ones read, and the server's memory is looked at.
 const STEP_SECONDS: f64 = 0.05;
@@ -30,7 +30,7 @@ pub(crate) fn run(common: &Common, slow: &Slow, stop: &Stop) -> Result<Report, S
         publishers: (0..slow.publishers).map(|i| (i, 0)).collect(),
         payload: common.payload,
         acked: false,
-        ids: false,
+        ..Plan::default()
     };
     let mut world = World::new(plan, common, stop)?;
     let quick = slow.members - slow.slow;
@@ -169,7 +169,7 @@ impl Phases<'_> {
     }
 
     fn step(&mut self, with_slow: bool) {
-        let resident = self.world.common.pid.and_then(stat::resident_bytes);
+        let resident = self.world.common.server_resident();
         self.peak = self.peak.max(resident.unwrap_or(0));
         let bytes = (self.slow.read_rate as f64 * STEP_SECONDS) as usize;
         if with_slow && bytes > 0 {

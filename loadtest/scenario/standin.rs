@@ -1,5 +1,6 @@
 //! Test-only: a server that speaks just enough of the contract: upgrade, `welcome`, `joined`,
-//! `message`, `ack`, resume from memory. One thread, nonblocking std sockets, asked in turn.
+//! `message`, `ack`, resume from memory, one message for one id. One thread, nonblocking std
+//! sockets, asked in turn. Several addresses of one server are as many perfect instances.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -13,8 +14,28 @@ use serde_json::{Value, json};
 
 use crate::wire::{self, opcode};
 
+/// What a stand-in does wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// It leaves out every 50th message for one member.
+    LeavesOut,
+    /// Its last instance swaps the payloads of every 20th message and the one before.
+    Disagrees,
+    /// It cuts all connections with every 100th publish, before the ack.
+    Cuts,
+    /// It refuses every 10th publish for now, the first time.
+    Refuses,
+    /// With the 50th publish of a room it loses the last 5, which were acked and not yet
+    /// delivered, and begins a new epoch.
+    LosesTail,
+    /// It acks every 50th publish and stores it not.
+    Forgets,
+}
+
 pub(crate) struct StandIn {
     pub(crate) address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -22,28 +43,46 @@ pub(crate) struct StandIn {
 impl StandIn {
     /// Starts one; `faulty`: it leaves out every 50th message for one member.
     pub(crate) fn start(faulty: bool) -> Self {
-        Self::start_at("127.0.0.1:0", faulty)
+        let fault = if faulty {
+            Fault::LeavesOut
+        } else {
+            Fault::None
+        };
+        Self::start_several(1, fault)
     }
 
-    fn start_at(address: &str, faulty: bool) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
+    /// Starts one with so many addresses.
+    pub(crate) fn start_several(instances: usize, fault: Fault) -> Self {
+        Self::start_at(&vec!["127.0.0.1:0"; instances], fault)
+    }
+
+    /// The addresses as `--to` wants them.
+    pub(crate) fn to(&self) -> String {
+        let all: Vec<_> = self.addresses.iter().map(SocketAddr::to_string).collect();
+        all.join(",")
+    }
+
+    fn start_at(addresses: &[&str], fault: Fault) -> Self {
+        let listen = |address: &&str| TcpListener::bind(address).unwrap();
+        let listeners: Vec<_> = addresses.iter().map(listen).collect();
+        let address = |listener: &TcpListener| listener.local_addr().unwrap();
+        let addresses: Vec<_> = listeners.iter().map(address).collect();
+        for listener in &listeners {
+            listener.set_nonblocking(true).unwrap();
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
-            let mut server = Server {
-                faulty,
-                ..Server::default()
-            };
+            let mut server = Server::new(fault);
             while !stopped.load(Ordering::Relaxed) {
-                if !server.turn(&listener) {
+                if !server.turn(&listeners) {
                     std::thread::sleep(Duration::from_micros(100));
                 }
             }
         });
         Self {
-            address,
+            address: addresses[0],
+            addresses,
             stop,
             thread: Some(thread),
         }
@@ -65,20 +104,29 @@ fn stand_in_for_two_minutes() {
     let Ok(address) = std::env::var("STAND_IN_ADDRESS") else {
         return;
     };
-    let standin = StandIn::start_at(&address, false);
+    let standin = StandIn::start_at(&[&address], Fault::None);
     println!("{} {}", std::process::id(), standin.address);
     std::thread::sleep(Duration::from_secs(120));
 }
 
-#[derive(Default)]
 struct Server {
-    faulty: bool,
+    fault: Fault,
     peers: Vec<Peer>,
-    rooms: BTreeMap<String, Vec<String>>,
+    rooms: BTreeMap<String, Room>,
+    publishes: usize,
+}
+
+#[derive(Default)]
+struct Room {
+    epoch: usize,
+    log: Vec<String>,
+    offsets: BTreeMap<String, usize>,
+    publishes: usize,
 }
 
 struct Peer {
     socket: TcpStream,
+    instance: usize,
     bytes: Vec<u8>,
     out: Vec<u8>,
     open: bool,
@@ -87,26 +135,39 @@ struct Peer {
 }
 
 impl Server {
-    fn turn(&mut self, listener: &TcpListener) -> bool {
+    fn new(fault: Fault) -> Self {
+        Self {
+            fault,
+            peers: Vec::new(),
+            rooms: BTreeMap::new(),
+            publishes: 0,
+        }
+    }
+
+    fn turn(&mut self, listeners: &[TcpListener]) -> bool {
         let mut busy = false;
-        while let Ok((socket, _)) = listener.accept() {
-            socket.set_nonblocking(true).unwrap();
-            socket.set_nodelay(true).unwrap();
-            let (bytes, out) = (Vec::new(), Vec::new());
-            self.peers.push(Peer {
-                socket,
-                bytes,
-                out,
-                open: false,
-                gone: false,
-                room: None,
-            });
-            busy = true;
+        for (instance, listener) in listeners.iter().enumerate() {
+            while let Ok((socket, _)) = listener.accept() {
+                socket.set_nonblocking(true).unwrap();
+                socket.set_nodelay(true).unwrap();
+                self.peers.push(Peer {
+                    socket,
+                    instance,
+                    bytes: Vec::new(),
+                    out: Vec::new(),
+                    open: false,
+                    gone: false,
+                    room: None,
+                });
+                busy = true;
+            }
         }
         for i in 0..self.peers.len() {
             for (op, text) in self.peers[i].read() {
                 busy = true;
-                self.on_frame(i, op, &text);
+                if !self.peers[i].gone {
+                    self.on_frame(i, op, &text);
+                }
             }
         }
         for peer in &mut self.peers {
@@ -128,49 +189,113 @@ impl Server {
             _ => {}
         }
         let frame: Value = serde_json::from_slice(text).unwrap();
-        let room = frame["room"].as_str().unwrap_or_default().to_owned();
-        let log = self.rooms.entry(room.clone()).or_default();
         match frame["type"].as_str() {
-            Some("join") => {
-                let since = frame["since"]["offset"].as_u64();
-                let offset = since.unwrap_or(log.len() as u64);
-                let mut joined = json!({"type":"joined","room":room,"epoch":"e","offset":offset});
-                if since.is_some() {
-                    joined["recovered"] = true.into();
-                }
-                let peer = &mut self.peers[i];
-                peer.frame(opcode::TEXT, joined.to_string().as_bytes());
-                for message in &log[offset as usize..] {
-                    peer.frame(opcode::TEXT, message.as_bytes());
-                }
-                peer.room = Some(room);
-            }
-            Some("publish") => {
-                let (offset, id) = (log.len() + 1, frame["id"].as_str().unwrap_or("i"));
-                let payload = &frame["payload"];
-                let message = format!(
-                    concat!(
-                        r#"{{"type":"message","room":"{}","offset":{},"id":"{}","#,
-                        r#""payload":{},"sent_at":"t"}}"#
-                    ),
-                    room, offset, id, payload
-                );
-                if let Some(reference) = frame["ref"].as_str() {
-                    let ack = json!({"type":"ack","ref":reference,"id":id,"offset":offset});
-                    self.peers[i].frame(opcode::TEXT, ack.to_string().as_bytes());
-                }
-                let faulty = self.faulty && offset % 50 == 0;
-                for peer in self
-                    .peers
-                    .iter_mut()
-                    .filter(|p| p.room.as_ref() == Some(&room))
-                    .skip(usize::from(faulty))
-                {
-                    peer.frame(opcode::TEXT, message.as_bytes());
-                }
-                log.push(message);
-            }
+            Some("join") => self.on_join(i, &frame),
+            Some("publish") => self.on_publish(i, &frame),
             other => panic!("the stand-in does not know {other:?}"),
+        }
+    }
+
+    fn on_join(&mut self, i: usize, frame: &Value) {
+        let name = frame["room"].as_str().unwrap_or_default();
+        let room = self.rooms.entry(name.into()).or_default();
+        let epoch = format!("e{}", room.epoch);
+        let since = &frame["since"];
+        let known = since["epoch"].as_str() == Some(&epoch);
+        let from = since["offset"].as_u64().filter(|_| known);
+        let offset = from.unwrap_or(room.log.len() as u64);
+        let mut joined = json!({"type":"joined","room":name,"epoch":epoch,"offset":offset});
+        if since.is_object() {
+            joined["recovered"] = known.into();
+        }
+        let peer = &mut self.peers[i];
+        peer.frame(opcode::TEXT, joined.to_string().as_bytes());
+        for message in &room.log[offset as usize..] {
+            peer.frame(opcode::TEXT, message.as_bytes());
+        }
+        peer.room = Some(name.into());
+    }
+
+    fn on_publish(&mut self, i: usize, frame: &Value) {
+        let name = frame["room"].as_str().unwrap_or_default();
+        let id = frame["id"].as_str().unwrap_or("i");
+        let reference = frame["ref"].as_str();
+        let room = self.rooms.entry(name.into()).or_default();
+        self.publishes += 1;
+        room.publishes += 1;
+        let nth = |fault, n| self.fault == fault && self.publishes.is_multiple_of(n);
+        if nth(Fault::Refuses, 10) && !room.offsets.contains_key(id) {
+            let error = json!({"type":"error","code":"unavailable","message":"","ref":reference});
+            return self.peers[i].frame(opcode::TEXT, error.to_string().as_bytes());
+        }
+        let repeated = room.offsets.get(id).copied().filter(|_| id != "i");
+        let loses = self.fault == Fault::LosesTail && (46..=50).contains(&room.publishes);
+        let next = if loses {
+            room.publishes
+        } else {
+            room.log.len() + 1
+        };
+        let offset = repeated.unwrap_or(next);
+        let ack = json!({"type":"ack","ref":reference,"id":id,"offset":offset}).to_string();
+        let (cuts, forgets) = (nth(Fault::Cuts, 100), nth(Fault::Forgets, 50));
+        if repeated.is_none() && !forgets && !loses {
+            self.deliver(name, id, offset, &frame["payload"]);
+        }
+        if cuts {
+            self.peers.iter_mut().for_each(|peer| peer.gone = true);
+        } else if reference.is_some() {
+            self.peers[i].frame(opcode::TEXT, ack.as_bytes());
+        }
+        self.lose_tail(name);
+    }
+
+    fn deliver(&mut self, name: &str, id: &str, offset: usize, payload: &Value) {
+        let message = |offset: usize, payload: &str| {
+            format!(
+                concat!(
+                    r#"{{"type":"message","room":"{}","offset":{},"id":"{}","#,
+                    r#""payload":{},"sent_at":"t"}}"#
+                ),
+                name, offset, id, payload
+            )
+        };
+        let room = self.rooms.entry(name.into()).or_default();
+        let right = message(offset, &payload.to_string());
+        let last = self.peers.iter().map(|peer| peer.instance).max();
+        let swapped = (self.fault == Fault::Disagrees && offset.is_multiple_of(20))
+            .then(|| room.log[offset - 2].split_once("\"payload\":"))
+            .flatten()
+            .and_then(|(_, rest)| rest.split(',').next())
+            .map(|payload| message(offset, payload));
+        let faulty = self.fault == Fault::LeavesOut && offset.is_multiple_of(50);
+        let members = self.peers.iter_mut();
+        let members = members.filter(|peer| peer.room.as_deref() == Some(name));
+        for peer in members.skip(usize::from(faulty)) {
+            let text = match &swapped {
+                Some(swapped) if Some(peer.instance) == last => swapped,
+                _ => &right,
+            };
+            peer.frame(opcode::TEXT, text.as_bytes());
+        }
+        room.log.push(right);
+        room.offsets.insert(id.into(), offset);
+    }
+
+    fn lose_tail(&mut self, name: &str) {
+        let room = self.rooms.entry(name.into()).or_default();
+        if self.fault != Fault::LosesTail || room.publishes != 50 {
+            return;
+        }
+        room.epoch += 1;
+        room.log.clear();
+        room.offsets.clear();
+        let epoch = format!("e{}", room.epoch);
+        let joined =
+            json!({"type":"joined","room":name,"epoch":epoch,"offset":0,"recovered":false});
+        for peer in &mut self.peers {
+            if peer.room.as_deref() == Some(name) {
+                peer.frame(opcode::TEXT, joined.to_string().as_bytes());
+            }
         }
     }
 }

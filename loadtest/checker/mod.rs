@@ -11,7 +11,14 @@
 //! | < next | doubled |
 //!
 //! A `gap` frame moves `next` and counts as announced; so does an unasked `joined`.
+//!
+//! Members of one room may be on several instances, and an epoch's end reaches them one by one: the
+//! offsets of each *life* (epoch) of a room are counted apart, and the life with the greatest epoch
+//! is where all must come to. What members say is held together by the [`Agreement`], if wanted.
 
+use std::collections::HashSet;
+
+use crate::agreement::{Agreement, Verdict};
 use crate::wire::Marker;
 
 /// How many lost offsets a member remembers, to tell disorder from loss.
@@ -43,6 +50,8 @@ pub(crate) struct Tally {
     pub(crate) epoch_changes: u64,
     /// Members that asked to resume and were told that it can't be.
     pub(crate) unrecovered: u64,
+    /// Of these, those for whom the epoch was another by then.
+    pub(crate) unrecovered_epochs: u64,
     /// Members whose `recovered:true` stood at another offset than asked for.
     pub(crate) resumed_elsewhere: u64,
 }
@@ -63,15 +72,53 @@ impl Tally {
 #[derive(Debug)]
 struct Room {
     name: String,
+    /// In the order in which they were met.
+    lives: Vec<Life>,
+}
+
+#[derive(Debug)]
+struct Life {
     epoch: String,
     newest: u64,
+}
+
+impl Room {
+    /// The life of `epoch`, which is at least at `offset`.
+    fn live(&mut self, epoch: &str, offset: u64) -> usize {
+        let known = self.lives.iter().position(|life| life.epoch == epoch);
+        let life = known.unwrap_or_else(|| {
+            let (epoch, newest) = (epoch.into(), offset);
+            self.lives.push(Life { epoch, newest });
+            self.lives.len() - 1
+        });
+        self.reach(life, offset);
+        life
+    }
+
+    /// Somebody was told of `offset` in that life.
+    fn reach(&mut self, life: usize, offset: u64) {
+        if let Some(life) = self.lives.get_mut(life) {
+            life.newest = life.newest.max(offset);
+        }
+    }
+
+    /// Epochs sort by time.
+    fn latest(&self) -> usize {
+        let lives = self.lives.iter().enumerate();
+        let latest = lives.max_by(|(_, a), (_, b)| a.epoch.cmp(&b.epoch));
+        latest.map_or(0, |(life, _)| life)
+    }
 }
 
 #[derive(Debug, Default)]
 struct Member {
     room: usize,
+    /// Of its room.
+    life: usize,
     /// `None`: not joined.
     next: Option<u64>,
+    /// What `next` was when it was last joined.
+    left: Option<u64>,
     /// Offsets announced as skipped that no publisher's jump has been explained by yet.
     slack: u64,
     missing: Vec<u64>,
@@ -88,6 +135,10 @@ pub(crate) struct Checker {
     /// For each publisher its place among those of its room.
     places: Vec<(usize, usize)>,
     publishers: Vec<usize>,
+    /// Publishes that were refused for now and sent again after later ones.
+    reordered: HashSet<(u32, u32)>,
+    /// Receipts and acks held together, if wanted.
+    pub(crate) agreement: Option<Agreement>,
     /// What was counted so far.
     pub(crate) tally: Tally,
 }
@@ -110,8 +161,7 @@ impl Checker {
             .collect();
         let room = |name: &String| Room {
             name: name.clone(),
-            epoch: String::new(),
-            newest: 0,
+            lives: Vec::new(),
         };
         Self {
             run,
@@ -125,6 +175,8 @@ impl Checker {
                 .collect(),
             places,
             publishers,
+            reordered: HashSet::new(),
+            agreement: None,
             tally: Tally::default(),
         }
     }
@@ -140,15 +192,21 @@ impl Checker {
     ) {
         let member = &mut self.members[member];
         let room = &mut self.rooms[member.room];
-        if room.epoch != epoch {
-            room.epoch = epoch.into();
-            room.newest = offset;
-        }
-        room.newest = room.newest.max(offset);
+        let life = room.live(epoch, offset);
+        let was_here = member.next.or(member.left).is_some();
+        let changed = std::mem::replace(&mut member.life, life) != life && was_here;
         match (since, recovered) {
-            (Some(since), Some(true)) if since != offset => self.tally.resumed_elsewhere += 1,
+            (Some(since), Some(true)) if since != offset || changed => {
+                self.tally.resumed_elsewhere += 1;
+            }
             (Some(_), Some(true)) => {}
-            (Some(_), _) => self.tally.unrecovered += 1,
+            (Some(since), _) => {
+                self.tally.unrecovered += 1;
+                self.tally.unrecovered_epochs += u64::from(changed);
+                if let Some(agreement) = self.agreement.as_mut().filter(|_| !changed) {
+                    agreement.on_skipped(member.room, life, since + 1, offset);
+                }
+            }
             (None, Some(false)) => self.tally.epoch_changes += 1,
             (None, _) => {}
         }
@@ -175,6 +233,10 @@ impl Checker {
             self.tally.misrouted += 1;
             return;
         };
+        let marker = marker.filter(|marker| marker.run == self.run);
+        if let (Some(agreement), Some(marker)) = (&mut self.agreement, marker) {
+            agreement.on_message(member.room, member.life, offset, marker);
+        }
         if offset < next {
             match member.missing.iter().position(|&missing| missing == offset) {
                 Some(at) => {
@@ -193,8 +255,8 @@ impl Checker {
             member.missing.extend((next..offset).take(room_left));
         }
         member.next = Some(offset + 1);
-        known.newest = known.newest.max(offset);
-        let Some(marker) = marker.filter(|marker| marker.run == self.run) else {
+        known.reach(member.life, offset);
+        let Some(marker) = marker else {
             self.tally.foreign += 1;
             return;
         };
@@ -208,6 +270,10 @@ impl Checker {
             self.tally.misrouted += 1;
             return;
         };
+        let key = (marker.publisher, marker.sequence);
+        if !self.reordered.is_empty() && self.reordered.contains(&key) {
+            return;
+        }
         if member.last.is_empty() {
             member.last.resize(self.publishers[member.room], 0);
         }
@@ -233,45 +299,83 @@ impl Checker {
         if from > next {
             self.tally.lost += from - next;
         }
+        if let Some(agreement) = &mut self.agreement {
+            agreement.on_skipped(member.room, member.life, from, to);
+        }
         if to >= next {
             self.tally.gap_offsets += to + 1 - next.max(from);
             member.slack += to + 1 - next;
             member.next = Some(to + 1);
         }
-        let room = &mut self.rooms[member.room];
-        room.newest = room.newest.max(to);
+        self.rooms[member.room].reach(member.life, to);
     }
 
-    /// The server acked `offset` in `room`: whoever is there must get it.
-    pub(crate) fn on_ack(&mut self, room: usize, offset: u64) {
-        let room = &mut self.rooms[room];
-        room.newest = room.newest.max(offset);
+    /// A publisher of `room` sent its next message.
+    pub(crate) fn on_sent(&mut self, publisher: usize, room: usize) {
+        if let Some(agreement) = &mut self.agreement {
+            agreement.on_sent(publisher, self.rooms[room].latest());
+        }
+    }
+
+    /// The server acked a publish in `room` at `offset`: whoever is there must get it.
+    pub(crate) fn on_ack(
+        &mut self,
+        room: usize,
+        publisher: usize,
+        sequence: Option<u32>,
+        offset: Option<u64>,
+    ) {
+        let life = self.rooms[room].latest();
+        match (&mut self.agreement, sequence) {
+            (Some(agreement), Some(sequence)) => {
+                agreement.on_ack(publisher, sequence, life, offset);
+            }
+            // Of which life the ack is, is not told: with several it is for the agreement.
+            _ => self.rooms[room].reach(life, offset.unwrap_or(0)),
+        }
+    }
+
+    /// The publisher's order no longer binds this one: it was refused and will be sent again.
+    pub(crate) fn let_reorder(&mut self, publisher: u32, sequence: u32) {
+        self.reordered.insert((publisher, sequence));
     }
 
     /// The member's connection is gone: it will get no more.
     pub(crate) fn on_left(&mut self, member: usize) {
-        self.members[member].next = None;
+        let member = &mut self.members[member];
+        member.left = member.next.take().or(member.left);
     }
 
-    /// The last offset that the member has seen, while it is joined.
+    /// The last offset that the member has seen.
     pub(crate) fn seen(&self, member: usize) -> Option<u64> {
-        self.members[member].next.map(|next| next - 1)
+        let member = &self.members[member];
+        member.next.or(member.left).map(|next| next - 1)
     }
 
-    /// The member's room: its index and epoch.
+    /// The member's room: its index, and the epoch that the member knows of.
     pub(crate) fn room_of(&self, member: usize) -> (usize, &str) {
-        let room = self.members[member].room;
-        (room, &self.rooms[room].epoch)
+        let member = &self.members[member];
+        let life = self.rooms[member.room].lives.get(member.life);
+        (member.room, life.map_or("", |life| &life.epoch))
     }
 
     /// How many messages the joined members still have to get.
     pub(crate) fn outstanding(&self) -> u64 {
         let behind = |member: &Member| {
-            member.next.map_or(0, |next| {
-                (self.rooms[member.room].newest + 1).saturating_sub(next)
-            })
+            let room = &self.rooms[member.room];
+            let life = room.lives.get(member.life).zip(member.next);
+            let missing = life.map_or(0, |(life, next)| (life.newest + 1).saturating_sub(next));
+            // Who lives in an older epoch is still to be told.
+            missing + u64::from(life.is_some() && member.life != room.latest())
         };
         self.members.iter().map(behind).sum()
+    }
+
+    /// What acks and receipts come to together.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let latest = |room: usize| self.rooms[room].latest();
+        let agreement = self.agreement.as_ref();
+        agreement.map_or(Verdict::default(), |agreement| agreement.verdict(latest))
     }
 
     /// Ends the run: what is still outstanding is lost.
@@ -281,153 +385,4 @@ impl Checker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Offset, publisher, sequence; or what a gap skipped.
-    type Event = Result<(u64, u32, u32), (u64, u64)>;
-
-    /// Plays events for one member of room `r` (joined at 0) and two publishers.
-    fn play(events: &[Event]) -> Tally {
-        let mut checker = Checker::new(5, &["r".into()], &[0], &[0, 0]);
-        checker.on_joined(0, "e", 0, None, None);
-        for event in events {
-            match *event {
-                Ok((offset, publisher, sequence)) => {
-                    let marker = Some(Marker {
-                        run: 5,
-                        publisher,
-                        sequence,
-                        time: 0,
-                    });
-                    checker.on_message(0, b"r", offset, marker);
-                }
-                Err((from, to)) => checker.on_gap(0, from, to),
-            }
-        }
-        checker.finish();
-        checker.tally
-    }
-
-    fn check(events: &[Event], expect: Tally, proven: bool) {
-        let tally = play(events);
-        let messages = events.iter().filter(|event| event.is_ok()).count() as u64;
-        assert_eq!(
-            tally,
-            Tally {
-                delivered: messages,
-                ..expect
-            }
-        );
-        assert_eq!(tally.is_proven(0), proven, "{tally:?}");
-    }
-
-    #[test]
-    fn what_the_checker_counts() {
-        let none = Tally::default();
-        check(&[Ok((1, 0, 1)), Ok((2, 1, 1)), Ok((3, 0, 2))], none, true);
-        check(
-            &[Ok((1, 0, 1)), Ok((3, 0, 3))],
-            Tally { lost: 1, ..none },
-            false,
-        );
-        check(
-            &[Ok((1, 0, 1)), Ok((1, 0, 1))],
-            Tally { doubled: 1, ..none },
-            false,
-        );
-        let swapped = [Ok((1, 0, 1)), Ok((3, 0, 3)), Ok((2, 0, 2))];
-        check(
-            &swapped,
-            Tally {
-                misordered: 1,
-                ..none
-            },
-            false,
-        );
-        let gap = [Ok((1, 0, 1)), Err((2, 4)), Ok((5, 0, 5))];
-        check(
-            &gap,
-            Tally {
-                gaps: 1,
-                gap_offsets: 3,
-                ..none
-            },
-            true,
-        );
-        let short_gap = [Ok((1, 0, 1)), Err((3, 4)), Ok((5, 0, 5))];
-        check(
-            &short_gap,
-            Tally {
-                gaps: 1,
-                gap_offsets: 2,
-                lost: 1,
-                ..none
-            },
-            false,
-        );
-        let hole = [Ok((1, 0, 1)), Ok((2, 0, 3))];
-        check(
-            &hole,
-            Tally {
-                publisher_holes: 1,
-                ..none
-            },
-            false,
-        );
-        let disorder = [Ok((1, 0, 2)), Ok((2, 0, 1))];
-        check(
-            &disorder,
-            Tally {
-                publisher_disorder: 1,
-                ..none
-            },
-            false,
-        );
-        let swapped_in_gap = [Ok((1, 0, 1)), Err((2, 2)), Ok((3, 0, 4))];
-        let expect = Tally {
-            gaps: 1,
-            gap_offsets: 1,
-            publisher_holes: 1,
-            ..none
-        };
-        check(&swapped_in_gap, expect, false);
-    }
-
-    #[test]
-    fn the_tail_counts_as_lost() {
-        let mut checker = Checker::new(5, &["r".into()], &[0, 0], &[0]);
-        checker.on_joined(0, "e", 7, None, None);
-        checker.on_joined(1, "e", 7, None, None);
-        checker.on_message(0, b"r", 8, None);
-        checker.on_ack(0, 9);
-        assert_eq!(checker.outstanding(), 3);
-        checker.on_left(0);
-        checker.finish();
-        assert_eq!(checker.tally.lost, 2);
-        assert_eq!(checker.tally.foreign, 1);
-    }
-
-    #[test]
-    fn a_wrong_room_and_an_unjoined_member_are_misrouted() {
-        let mut checker = Checker::new(5, &["r".into()], &[0], &[0]);
-        checker.on_message(0, b"r", 1, None);
-        checker.on_joined(0, "e", 0, None, None);
-        checker.on_message(0, b"s", 1, None);
-        assert_eq!(checker.tally.misrouted, 2);
-    }
-
-    #[test]
-    fn resume_is_exact_or_told() {
-        let mut checker = Checker::new(5, &["r".into()], &[0], &[0]);
-        checker.on_joined(0, "e", 0, None, None);
-        checker.on_joined(0, "e", 4, Some(true), Some(4));
-        assert!(checker.tally.is_proven(0));
-        checker.on_joined(0, "e", 9, Some(false), Some(4));
-        assert_eq!(checker.tally.unrecovered, 1);
-        checker.on_joined(0, "f", 0, Some(false), None);
-        assert_eq!(checker.tally.epoch_changes, 1);
-        checker.on_joined(0, "f", 3, Some(true), Some(2));
-        assert!(!checker.tally.is_proven(0));
-    }
-}
+mod tests;

@@ -1,0 +1,426 @@
+//! The ledger over several instances: every client is member and publisher of a room, comes back to
+//! another instance with `since` whenever its connection ends, and sends again with the same id what
+//! was not acked. At the end acks are held against what every client received.
+//!
+//! ```text
+//! client i: room i mod rooms, first on instance (i / rooms) mod n
+//! ended   -> next instance, after what `going_away` said or a pause that doubles
+//! no ack for --patience -> the same
+//! ```
+//!
+//! The verdict is over all instances:
+//!
+//! | | counts |
+//! |---|---|
+//! | acked | publications with an ack |
+//! | lost | of these, those that no member got; and offsets that one member missed untold |
+//! | lost, told | of an epoch that ended, and nobody got them since |
+//! | skipped, told | covered by a `gap` or a `recovered:false` for all |
+//! | doubled | one publication at two offsets, one offset twice at a member |
+//! | out of order | offsets or a publisher's numbers that do not rise, instances that disagree |
+//! | phantom | messages that nobody published, or of another room |
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::flags::{Common, Ledger};
+use crate::plan::{Pace, Plan};
+use crate::poll::Stop;
+use crate::report::Report;
+use crate::scenario::{World, push_lag, room_names};
+
+/// The first pause before a client comes back, and the longest.
+const PAUSE_MILLIS: (u64, u64) = (50, 1000);
+/// A connection that is not joined after this is given up.
+const JOIN_NANOS_MAX: u64 = 5_000_000_000;
+/// How often clients look at their clocks.
+const LOOK_NANOS: u64 = 100_000_000;
+
+/// Runs the scenario.
+pub(crate) fn run(common: &Common, ledger: &Ledger, stop: &Stop) -> Result<Report, String> {
+    let targets = common.targets(&ledger.to)?;
+    let (rooms, clients, instances) = (ledger.rooms, ledger.clients, targets.len());
+    if rooms == 0 || clients < rooms || ledger.window == 0 {
+        return Err("--rooms: at least 1, and no more than --clients; --window: not 0".into());
+    }
+    let run = fastrand::u32(..);
+    let plan = Plan {
+        run,
+        rooms: room_names(run, rooms),
+        members: (0..clients).map(|i| i % rooms).collect(),
+        publishers: (0..clients).map(|i| (i, i % rooms)).collect(),
+        instances: (0..clients).map(|i| i / rooms % instances).collect(),
+        payload: common.payload,
+        acked: true,
+        ids: true,
+        agreement: true,
+        retry: true,
+    };
+    let mut world = World::over(targets, plan, common, stop)?;
+    world.bring_up(0..clients, false)?;
+    if let Some(path) = &ledger.file {
+        world.fleet.ledger = Some(Box::new(open_ledger(path, &world)?));
+    }
+    let mut clients = Clients::new(&world, ledger.patience);
+    let (before, start) = (world.mark(), world.swarm.now());
+    world.fleet.measured = start..u64::MAX;
+    world.fleet.published_max = ledger.messages.unwrap_or(u64::MAX);
+    let pace = match ledger.rate {
+        Some(rate) => Pace::Every {
+            nanos: 1e9 / rate,
+            start,
+        },
+        None => Pace::Window(ledger.window),
+    };
+    world.fleet.set_pace(pace, &mut world.swarm);
+    let until = match ledger.messages {
+        Some(_) => u64::MAX,
+        None => start + (common.seconds * 1e9) as u64,
+    };
+    let published_max = world.fleet.published_max;
+    clients.drive(&mut world, |world| {
+        let published = world.fleet.published + world.fleet.left_out;
+        world.swarm.now() >= until || published >= published_max
+    })?;
+    world.fleet.set_pace(Pace::Paused, &mut world.swarm);
+    let after = world.mark();
+    let settled = settle(&mut clients, &mut world, ledger.settle)?;
+    if let (Some(path), Some(mut file)) = (&ledger.file, world.fleet.ledger.take()) {
+        let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+        for (publisher, sent) in world.fleet.sent().iter().enumerate() {
+            writeln!(file, "# sent {publisher} {sent}").map_err(failed)?;
+        }
+        file.flush().map_err(failed)?;
+    }
+
+    let mut report = Report::new("ledger");
+    for (name, value) in [
+        ("instances", instances),
+        ("clients", ledger.clients),
+        ("rooms", rooms),
+    ] {
+        report.push(name, value);
+    }
+    report.push("published", world.fleet.published);
+    after.push_since(&before, &mut report);
+    report.push_latency("remote", &world.fleet.remote);
+    report.push_latency("local", &world.fleet.latency);
+    report.push_latency("ack", &world.fleet.ack_latency);
+    if ledger.rate.is_some() {
+        push_lag(&world, &mut report);
+    }
+    if !settled {
+        report.note("not everything had settled at the end: see --settle");
+    }
+    push_told(&world, &clients, &mut report);
+    push_verdict(&mut world, &mut report);
+    Ok(report)
+}
+
+fn open_ledger(path: &Path, world: &World<'_>) -> Result<BufWriter<File>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+    let plan = world.fleet.plan();
+    writeln!(file, "# run {:08x}", plan.run).map_err(failed)?;
+    for (room, name) in plan.rooms.iter().enumerate() {
+        // Client i is in room i, for the first ones.
+        let epoch = world.fleet.checker.room_of(room).1;
+        writeln!(file, "# room {name} {epoch}").map_err(failed)?;
+    }
+    file.flush().map_err(failed)?;
+    Ok(file)
+}
+
+/// Runs on until all is acked and received, for at most so many seconds.
+fn settle(clients: &mut Clients, world: &mut World<'_>, seconds: f64) -> Result<bool, String> {
+    let (start, mut looked) = (Instant::now(), Instant::now());
+    let (mut settled, mut held) = (false, 0);
+    clients.drive(world, |world| {
+        // It looks at every member: not at each turn.
+        if looked.elapsed() > Duration::from_millis(50) {
+            looked = Instant::now();
+            let fleet = &world.fleet;
+            let unseen = fleet.checker.agreement.as_ref().map_or(0, |a| a.unseen());
+            let calm = fleet.ready == fleet.plan().members.len() && fleet.in_flight() == 0;
+            let whole = fleet.checker.outstanding() == 0;
+            // What a new epoch took will never be seen, but a late message shows within this.
+            let is_done = calm && whole && (unseen == 0 || start.elapsed().as_secs_f64() > 3.0);
+            held = if is_done { held + 1 } else { 0 };
+            settled = held >= 3;
+        }
+        settled || start.elapsed().as_secs_f64() > seconds
+    })?;
+    Ok(settled)
+}
+
+/// One client's way back.
+#[derive(Debug, Clone, Copy, Default)]
+struct Way {
+    /// When to connect again.
+    due: Option<u64>,
+    /// When it connected last.
+    begun: u64,
+    attempts: u32,
+    was_ready: bool,
+}
+
+/// All clients' ways back, and what was counted on them.
+struct Clients {
+    ways: Vec<Way>,
+    patience: u64,
+    looked: u64,
+    /// Clients that were joined and whose connection ended.
+    disconnected: u64,
+    /// Tries to come back that failed.
+    failed: u64,
+    /// Connections given up for want of an ack or of `joined`.
+    given_up: u64,
+}
+
+impl Clients {
+    fn new(world: &World<'_>, patience: f64) -> Self {
+        let way = Way {
+            was_ready: true,
+            ..Way::default()
+        };
+        Self {
+            ways: vec![way; world.fleet.plan().members.len()],
+            patience: (patience * 1e9) as u64,
+            looked: 0,
+            disconnected: 0,
+            failed: 0,
+            given_up: 0,
+        }
+    }
+
+    fn drive(
+        &mut self,
+        world: &mut World<'_>,
+        mut done: impl FnMut(&World<'_>) -> bool,
+    ) -> Result<(), String> {
+        while !world.stop.is_set() && !done(world) {
+            world.step(Duration::from_millis(5))?;
+            for id in std::mem::take(&mut world.fleet.ended) {
+                self.on_ended(id, world);
+            }
+            let now = world.swarm.now();
+            if now - self.looked > LOOK_NANOS {
+                self.looked = now;
+                self.give_up(now, world);
+            }
+            self.reconnect(now, world)?;
+        }
+        Ok(())
+    }
+
+    /// A pause, and then the next instance.
+    fn on_ended(&mut self, id: usize, world: &mut World<'_>) {
+        let way = &mut self.ways[id];
+        if std::mem::take(&mut way.was_ready) {
+            self.disconnected += 1;
+        } else {
+            self.failed += 1;
+        }
+        let (shortest, longest) = PAUSE_MILLIS;
+        let pause = (shortest << way.attempts.min(10)).min(longest);
+        let told = world.fleet.take_reconnect_ms(id).unwrap_or(0);
+        let millis = told.max(pause / 2 + fastrand::u64(..=pause / 2));
+        way.attempts += 1;
+        way.due = Some(world.swarm.now() + millis * 1_000_000);
+        let instances = world.swarm.targets();
+        let next = (world.fleet.instance(id) + 1) % instances;
+        world.fleet.send_to(id, next);
+    }
+
+    fn give_up(&mut self, now: u64, world: &mut World<'_>) {
+        for id in 0..self.ways.len() {
+            if world.fleet.is_ready(id) {
+                self.ways[id].was_ready = true;
+                self.ways[id].attempts = 0;
+            }
+            if self.ways[id].due.is_some() {
+                continue;
+            }
+            let ready = world.fleet.is_ready(id);
+            let unacked = world.fleet.oldest_unacked(id).filter(|_| ready);
+            let late = unacked.is_some_and(|sent| now.saturating_sub(sent) > self.patience);
+            let stuck = !ready && now.saturating_sub(self.ways[id].begun) > JOIN_NANOS_MAX;
+            if late || stuck {
+                self.given_up += 1;
+                world.swarm.drop_connection(id, false);
+                world.fleet.take_off(id);
+                world.fleet.checker.on_left(id);
+                self.on_ended(id, world);
+            }
+        }
+    }
+
+    fn reconnect(&mut self, now: u64, world: &mut World<'_>) -> Result<(), String> {
+        for id in 0..self.ways.len() {
+            if self.ways[id].due.is_some_and(|due| due <= now) {
+                self.ways[id].due = None;
+                self.ways[id].begun = now;
+                world.fleet.reconnect(id, true, &mut world.swarm)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn push_told(world: &World<'_>, clients: &Clients, report: &mut Report) {
+    let (fleet, tally) = (&world.fleet, &world.fleet.checker.tally);
+    let told = fleet.told;
+    for (name, count) in [
+        ("disconnected", clients.disconnected),
+        ("reconnects_failed", clients.failed),
+        ("given_up", clients.given_up),
+        ("away_at_end", (clients.ways.len() - fleet.ready) as u64),
+        ("degraded_told", told.degraded),
+        ("healed_told", told.healed),
+        ("pending_told", told.pending),
+        ("going_away_told", told.going_away),
+        ("new_epochs_told", tally.epoch_changes),
+        ("unrecovered", tally.unrecovered),
+        ("unrecovered_new_epoch", tally.unrecovered_epochs),
+        ("gaps", tally.gaps),
+        ("gap_offsets", tally.gap_offsets),
+        ("retried", fleet.retried),
+        ("refused", fleet.refused),
+        ("left_out", fleet.left_out),
+    ] {
+        report.push(name, count);
+    }
+    if !fleet.endings.is_empty() {
+        report.push("endings", format!("{:?}", fleet.endings));
+    }
+    if !fleet.errors.is_empty() {
+        report.push("errors", format!("{:?}", fleet.errors));
+    }
+}
+
+fn push_verdict(world: &mut World<'_>, report: &mut Report) {
+    if world.stop.is_set() {
+        report.note("ended by Ctrl-C: the figures so far");
+    } else {
+        world.fleet.checker.finish();
+    }
+    let verdict = world.fleet.checker.verdict();
+    let tally = world.fleet.checker.tally;
+    let in_flight = world.fleet.in_flight();
+    report.push("received", tally.delivered);
+    report.push("unacked", in_flight);
+    report.push("lost_everywhere", verdict.unseen);
+    report.push("lost_at_members", tally.lost);
+    report.push("lost_told", verdict.unseen_told);
+    report.push("skipped_told", verdict.unseen_skipped);
+    report.push("doubled_told", verdict.doubled_told);
+    report.push("disagreements", verdict.disagreements);
+    let out_of_order = tally.misordered
+        + tally.publisher_disorder
+        + tally.resumed_elsewhere
+        + verdict.disagreements;
+    report.push("acked", verdict.acked);
+    for (name, count) in [
+        ("lost", verdict.unseen + tally.lost),
+        ("doubled", verdict.doubled + tally.doubled),
+        ("out_of_order", out_of_order),
+        ("phantom", verdict.phantom + tally.misrouted + tally.foreign),
+    ] {
+        report.push(name, count);
+        if count > 0 && !world.stop.is_set() {
+            report.fault(format!("{name}: {count}"));
+        }
+    }
+    if verdict.acked == 0 {
+        report.fault("nothing was acked");
+    }
+    if in_flight > 0 {
+        report.note(format!(
+            "{in_flight} publishes had no ack, though sent again"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{Flags, Scenario};
+    use crate::scenario::standin::{Fault, StandIn};
+    use clap::Parser;
+
+    /// 600 publishes of 6 clients in 2 rooms on 3 instances; the figures by name.
+    fn check(fault: Fault, expect: &[(&str, u64)], proven: bool) -> Report {
+        let standin = StandIn::start_several(3, fault);
+        let to = standin.to();
+        let line = "loadtest ledger --clients 6 --rooms 2 --rate 1500 --messages 600 --settle 5";
+        let flags = Flags::parse_from(line.split(' ').chain(["--to", &to]));
+        let Scenario::Ledger(ledger) = &flags.scenario else {
+            panic!("not ledger")
+        };
+        let report = run(&flags.common, ledger, &Stop::default()).unwrap();
+        let table = report.table();
+        assert_eq!(report.is_proven(), proven, "{table}");
+        for (name, expect) in expect {
+            let got = report.figure(name).and_then(|figure| figure.as_u64());
+            assert_eq!(got, Some(*expect), "{name}: {table}");
+        }
+        report
+    }
+
+    fn count(report: &Report, name: &str) -> u64 {
+        report.figure(name).unwrap().as_u64().unwrap()
+    }
+
+    const WHOLE: [(&str, u64); 7] = [
+        ("acked", 600),
+        ("unacked", 0),
+        ("lost", 0),
+        ("doubled", 0),
+        ("out_of_order", 0),
+        ("phantom", 0),
+        ("lost_told", 0),
+    ];
+
+    #[test]
+    fn all_is_well() {
+        let report = check(Fault::None, &WHOLE, true);
+        assert_eq!(count(&report, "received"), 1800);
+        assert_eq!(count(&report, "disconnected"), 0);
+    }
+
+    #[test]
+    fn cuts_cost_nothing_but_retries() {
+        let report = check(Fault::Cuts, &WHOLE, true);
+        assert!(count(&report, "disconnected") >= 6, "{}", report.table());
+        assert!(count(&report, "retried") > 0);
+    }
+
+    #[test]
+    fn what_is_refused_for_now_is_sent_again() {
+        let report = check(Fault::Refuses, &WHOLE, true);
+        assert!(count(&report, "retried") > 0);
+    }
+
+    #[test]
+    fn what_a_server_forgets_is_lost() {
+        let report = check(Fault::Forgets, &[("acked", 600)], false);
+        assert!(count(&report, "lost_everywhere") > 0);
+    }
+
+    #[test]
+    fn what_a_new_epoch_tells_is_told() {
+        let report = check(Fault::LosesTail, &WHOLE[..6], true);
+        assert_eq!(count(&report, "new_epochs_told"), 6);
+        assert_eq!(count(&report, "lost_told"), 10);
+    }
+
+    #[test]
+    fn disagreement_and_loss_are_found_out() {
+        let report = check(Fault::Disagrees, &[("acked", 600)], false);
+        assert!(count(&report, "out_of_order") > 0);
+        let report = check(Fault::LeavesOut, &[("acked", 600)], false);
+        assert!(count(&report, "lost_at_members") > 0);
+    }
+}
