@@ -40,7 +40,7 @@
 //! | [`backplane`] | what orders and keeps publications: embedded, or Redis | resp, model |
 //! | [`shard`] | `Event` -> `Shard::handle` -> `Effect` | the above but store |
 //! | [`runtime`] | the machine room: threads, sockets, mail, clocks, signals | all |
-//! | [`config`], [`telemetry`], [`web`] | the porch: settings, log and metrics, the page | net, model |
+//! | [`config`], [`telemetry`], [`web`] | the porch: settings, log and metrics, the page | net, resp, model |
 //!
 //! # Invariants of the architecture
 //!

@@ -1,5 +1,6 @@
 //! What a backplane asks of the machine room, and the answers.
 
+use super::link::{LinkAsk, LinkEvent};
 use crate::model::{Epoch, Publication, RoomName};
 
 /// What a backplane asks for.
@@ -7,6 +8,12 @@ use crate::model::{Epoch, Publication, RoomName};
 pub enum Ask {
     /// Of the embedded store.
     Store(StoreRequest),
+    /// Of a connection to Redis.
+    Link(LinkAsk),
+    /// That operators are told.
+    Warn(String),
+    /// That this process ends, since it can't keep what it promises: why.
+    End(String),
 }
 
 /// What it is answered.
@@ -14,6 +21,8 @@ pub enum Ask {
 pub enum Answer {
     /// By the embedded store.
     Store(StoreReply),
+    /// Something happened to a connection to Redis.
+    Link(LinkEvent),
 }
 
 /// A question to the store.

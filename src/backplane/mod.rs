@@ -33,7 +33,10 @@ use bytes::Bytes;
 
 pub use ask::{Answer, Ask, CommitFailure, StoreReply, StoreRequest};
 pub use embedded::Embedded;
+pub use redis::Partition;
 pub use remembered::Remembered;
+
+use link::Link;
 
 use crate::model::{Epoch, ErrorCode, MessageId, Name, Position, Publication, RoomName, Timestamp};
 
@@ -206,14 +209,23 @@ impl Moment<'_> {
 pub enum Backplane<T> {
     /// Alone.
     Embedded(Embedded<T>),
+    /// Of a cluster.
+    Redis(Box<Partition<T>>),
 }
 
-impl<T: Clone> Backplane<T> {
+/// What a publish is found by.
+pub trait Origin: Clone + std::fmt::Debug {
+    /// [`Outcome::Held`] was told of it.
+    fn hold(&mut self);
+}
+
+impl<T: Origin> Backplane<T> {
     /// Begins to follow a room; what is published in it is delivered from then on. Answered by
     /// [`Outcome::Opened`].
     pub fn open(&mut self, moment: &mut Moment<'_>, room: &RoomName) {
         match self {
             Self::Embedded(embedded) => embedded.open(moment, room),
+            Self::Redis(partition) => partition.open(room),
         }
     }
 
@@ -221,14 +233,16 @@ impl<T: Clone> Backplane<T> {
     pub fn close(&mut self, room: &RoomName) {
         match self {
             Self::Embedded(embedded) => embedded.close(room),
+            Self::Redis(partition) => partition.close(room),
         }
     }
 
     /// Takes a message for a room that is open or being opened. Answered by [`Outcome::Stored`] or
     /// [`Outcome::Refused`].
-    pub fn publish(&mut self, publish: Publish, origin: T) {
+    pub fn publish(&mut self, moment: &mut Moment<'_>, publish: Publish, origin: T) {
         match self {
             Self::Embedded(embedded) => embedded.publish(publish, origin),
+            Self::Redis(partition) => partition.publish(moment, publish, origin),
         }
     }
 
@@ -236,6 +250,7 @@ impl<T: Clone> Backplane<T> {
     pub fn read(&mut self, room: &RoomName, epoch: Epoch, from: u64) {
         match self {
             Self::Embedded(embedded) => embedded.read(room, epoch, from),
+            Self::Redis(partition) => partition.read(room, epoch, from),
         }
     }
 
@@ -244,13 +259,16 @@ impl<T: Clone> Backplane<T> {
     pub fn drive(&mut self, moment: &mut Moment<'_>) {
         match self {
             Self::Embedded(embedded) => embedded.drive(moment),
+            Self::Redis(partition) => partition.drive(moment),
         }
     }
 
     /// An [`Ask`] is answered.
-    pub fn on_answer(&mut self, _moment: &mut Moment<'_>, answer: Answer) {
+    pub fn on_answer(&mut self, moment: &mut Moment<'_>, answer: Answer) {
         match (self, answer) {
             (Self::Embedded(embedded), Answer::Store(reply)) => embedded.on_store(reply),
+            (Self::Redis(partition), Answer::Link(event)) => partition.on_link(moment, event),
+            (_, answer) => debug_assert!(false, "nobody asked for {answer:?}"),
         }
     }
 
@@ -258,55 +276,79 @@ impl<T: Clone> Backplane<T> {
     pub fn poll(&mut self, outcomes: &mut Vec<Outcome<T>>, asks: &mut Vec<Ask>) {
         match self {
             Self::Embedded(embedded) => embedded.poll(outcomes, asks),
+            Self::Redis(partition) => partition.poll(outcomes, asks),
         }
     }
 
     /// Passes a frame on to the members on other instances, if there are any; it may be lost.
-    pub fn pass(&mut self, _room: &RoomName, _json: &[u8]) {
+    pub fn pass(&mut self, ms: u64, json: &[u8]) {
         match self {
             Self::Embedded(_) => {}
+            Self::Redis(partition) => partition.pass(ms, json),
         }
     }
 
     /// A user's first connection here has joined a room, or goes on under another name.
-    pub fn user_joined(&mut self, _ms: u64, _room: &RoomName, _id: &Name, _name: Option<&Name>) {
+    pub fn user_joined(&mut self, ms: u64, room: &RoomName, id: &Name, name: Option<&Name>) {
         match self {
             Self::Embedded(_) => {}
+            Self::Redis(partition) => partition.user_joined(ms, room, id, name),
         }
     }
 
     /// A user's last connection here has left a room.
-    pub fn user_left(&mut self, _ms: u64, _room: &RoomName, _user_id: &Name) {
+    pub fn user_left(&mut self, ms: u64, room: &RoomName, user_id: &Name) {
         match self {
             Self::Embedded(_) => {}
+            Self::Redis(partition) => partition.user_left(ms, room, user_id),
         }
     }
 
     /// The users that a room has on other instances, with their names.
-    pub fn users_elsewhere(&self, _room: &RoomName) -> Users<'_> {
+    pub fn users_elsewhere<'a>(&'a self, room: &'a RoomName) -> Users<'a> {
         match self {
             Self::Embedded(_) => Box::new(std::iter::empty()),
+            Self::Redis(partition) => partition.users_elsewhere(room),
         }
     }
 
     /// Whether a user is in a room on another instance.
-    pub fn is_elsewhere(&self, _room: &RoomName, _user_id: &Name) -> bool {
+    pub fn is_elsewhere(&self, room: &RoomName, user_id: &Name) -> bool {
         match self {
             Self::Embedded(_) => false,
+            Self::Redis(partition) => partition.is_elsewhere(room, user_id),
         }
     }
 
     /// Has the other instances close a user's connections.
-    pub fn kick(&mut self, _user_id: &Name) {
+    pub fn kick(&mut self, user_id: &Name) {
         match self {
             Self::Embedded(_) => {}
+            Self::Redis(partition) => partition.kick(user_id),
         }
     }
 
     /// Time has passed; comes some ten times a second.
-    pub fn tick(&mut self, _moment: &mut Moment<'_>) {
+    pub fn tick(&mut self, moment: &mut Moment<'_>) {
         match self {
             Self::Embedded(_) => {}
+            Self::Redis(partition) => partition.tick(moment),
+        }
+    }
+
+    /// Whether that connection to Redis is to be read: not while more has come than can be used.
+    pub fn wants_link(&self, link: Link) -> bool {
+        match self {
+            Self::Embedded(_) => true,
+            Self::Redis(partition) => partition.wants_link(link),
+        }
+    }
+
+    /// Partitions in Redis, and how many of them are there.
+    pub fn partitions(&self) -> (u64, u64) {
+        match self {
+            Self::Embedded(_) => (0, 0),
+            Self::Redis(partition) => (1, partition.is_up().into()),
         }
     }
 
@@ -314,6 +356,7 @@ impl<T: Clone> Backplane<T> {
     pub fn is_waiting(&self) -> bool {
         match self {
             Self::Embedded(embedded) => embedded.is_waiting(),
+            Self::Redis(partition) => partition.is_waiting(),
         }
     }
 
@@ -321,6 +364,8 @@ impl<T: Clone> Backplane<T> {
     pub fn remember(&mut self, at: Timestamp, room: &RoomName, id: MessageId, offset: u64) {
         match self {
             Self::Embedded(embedded) => embedded.remember(at, room, id, offset),
+            // Redis remembers them itself.
+            Self::Redis(_) => {}
         }
     }
 }

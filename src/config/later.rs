@@ -49,7 +49,6 @@ const fn but(flag: &'static str, inert: &'static [&'static str]) -> LaterSetting
 
 /// Every such setting.
 pub static LATER: &[LaterSetting] = &[
-    named("redis-url", "REDIS_URL"),
     named("postgres-url", "POSTGRES_URL"),
     LaterSetting {
         inert: &["false", "off", "0"],
@@ -58,8 +57,10 @@ pub static LATER: &[LaterSetting] = &[
     named("worker-id", "WORKER_ID"),
     named("batch-size", "BATCH_SIZE"),
     named("batch-timeout", "BATCH_TIMEOUT"),
-    named("redis-mode", "Redis__Mode"),
-    named("key-prefix", "KEY_PREFIX"),
+    LaterSetting {
+        inert: &["PubSub", "pubsub"],
+        ..named("redis-mode", "Redis__Mode")
+    },
     but("deflate", &["off", "false"]),
     but("rate-limit", &["0"]),
     but("rate-limit-bytes", &["0"]),
@@ -74,8 +75,6 @@ pub static LATER: &[LaterSetting] = &[
     flag("metrics-bind"),
     but("partitions", &["1"]),
     flag("spool-bytes"),
-    flag("stream-retention"),
-    flag("stream-bytes"),
     but("ack-replicas", &["0"]),
     flag("postgres-pool"),
     flag("worker-port"),

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crate::model::Name;
 use crate::net::OriginPolicy;
+use crate::resp::Address;
 
 pub use report::readme_table;
 
@@ -52,6 +53,14 @@ pub struct Config {
     pub port: u16,
     /// This instance, unique in the cluster.
     pub instance_id: Name,
+    /// The Redis of the cluster; `None`: alone.
+    pub redis: Option<Address>,
+    /// First part of every name in Redis.
+    pub key_prefix: String,
+    /// What stays in the stream at least; zero: no limit by age.
+    pub stream_retention: Duration,
+    /// What stays in it at most where nothing consumes it, in bytes; 0: no limit.
+    pub stream_bytes: usize,
     /// The address that is listened on.
     pub bind: IpAddr,
     /// Where the embedded store, the lock and the drain socket are.

@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use super::resolve::Resolved;
-use super::settings::SETTINGS;
+use super::settings::{SETTINGS, secretless};
 
 /// Every setting, its value, and where that came from.
 pub(super) fn check_config(settings: &[Resolved], warnings: &[String]) -> String {
     let mut out = String::new();
     for one in settings {
-        let (flag, value, source) = (one.setting.flag, escaped(&one.text), &one.source);
+        let (flag, value, source) = (one.setting.flag, shown(one), &one.source);
         let bad = if one.error.is_some() { "  BAD" } else { "" };
         let _ = writeln!(out, "{flag:<26} {value:<24} {source}{bad}");
     }
@@ -23,10 +23,15 @@ pub(super) fn check_config(settings: &[Resolved], warnings: &[String]) -> String
 pub(super) fn error_line(one: &Resolved) -> Option<String> {
     let error = one.error.as_ref()?;
     let (flag, source) = (one.setting.flag, &one.source);
-    Some(format!(
-        "--{flag} ({source}): \"{}\" {error}",
-        escaped(&one.text)
-    ))
+    Some(format!("--{flag} ({source}): \"{}\" {error}", shown(one)))
+}
+
+/// The text of a setting, without what is secret.
+fn shown(one: &Resolved) -> String {
+    match one.setting.is_secret {
+        true => escaped(&secretless(&one.text)),
+        false => escaped(&one.text),
+    }
 }
 
 /// The text with its control characters written out, so that a line stays a line.

@@ -83,6 +83,13 @@ impl Config {
             ECHO_MESSAGE_BYTES
         };
         config.warnings = unknown_variables(env);
+        let store_is_set = settings
+            .iter()
+            .any(|one| one.setting.flag == "store" && one.source != Source::Default);
+        if config.redis.is_some() && store_is_set {
+            let line = "--store is of an instance that runs alone; with a Redis it has no effect";
+            config.warnings.push(line.into());
+        }
 
         let mut lines: Vec<_> = settings.iter().filter_map(report::error_line).collect();
         lines.extend(
@@ -110,6 +117,10 @@ fn unset() -> Config {
     Config {
         port: 0,
         instance_id: Name::default(),
+        redis: None,
+        key_prefix: String::new(),
+        stream_retention: Duration::ZERO,
+        stream_bytes: 0,
         bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
         data_dir: PathBuf::new(),
         store: StoreKind::Sqlite,

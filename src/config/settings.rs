@@ -5,9 +5,10 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::values::{choice, duration, number, number_or, origins, put, size, switch};
+use super::values::{choice, duration, key_prefix, number, number_or, origins, put, size, switch};
 use super::{Config, Driver, LogFormat, SlowConsumer, StoreKind};
 use crate::model::name_is_valid;
+use crate::resp::Address;
 
 /// One setting.
 pub struct Setting {
@@ -19,6 +20,8 @@ pub struct Setting {
     pub default: &'static str,
     /// What its value is called; empty for a switch, whose value may be left out.
     pub value: &'static str,
+    /// Whether it may hold a password: then only [`secretless`] of it is ever shown.
+    pub is_secret: bool,
     /// What it is good for.
     pub help: &'static str,
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
@@ -40,6 +43,15 @@ pub(super) fn env_of(flag: &str) -> String {
     format!("RINGCAST_{}", flag.replace('-', "_").to_ascii_uppercase())
 }
 
+/// What may be shown of a secret setting's value.
+pub(super) fn secretless(text: &str) -> String {
+    match Address::parse(text) {
+        Ok(address) => address.to_string(),
+        Err(_) if text.contains('@') => "***".to_owned(),
+        Err(_) => text.to_owned(),
+    }
+}
+
 /// What `--max-message-bytes` is on `/echo` unless it is set.
 pub(super) const ECHO_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -55,6 +67,7 @@ const fn setting(
         own_env: None,
         default,
         value,
+        is_secret: false,
         help,
         set,
     }
@@ -94,6 +107,30 @@ pub static SETTINGS: &[Setting] = &[
                     name_is_valid(t).then(|| t.into()).ok_or_else(bad),
                 )
             },
+        )
+    },
+    Setting {
+        own_env: Some("REDIS_URL"),
+        is_secret: true,
+        ..setting(
+            "redis-url",
+            "none",
+            "URL",
+            "`host:port` or `redis[s]://[user[:password]@]host:port[/db]`; none: run alone",
+            |c, t| {
+                let address = (t != "none").then(|| Address::parse(t));
+                put(&mut c.redis, address.transpose())
+            },
+        )
+    },
+    Setting {
+        own_env: Some("KEY_PREFIX"),
+        ..setting(
+            "key-prefix",
+            "gosocket",
+            "NAME",
+            "first part of every name in Redis",
+            |c, t| put(&mut c.key_prefix, key_prefix(t)),
         )
     },
     setting(
@@ -291,6 +328,20 @@ pub static SETTINGS: &[Setting] = &[
         "TIME",
         "how long clients' message ids are remembered",
         |c, t| put(&mut c.dedupe_window, duration(t, ms(0, 7 * DAY))),
+    ),
+    setting(
+        "stream-retention",
+        "1h",
+        "AGE",
+        "what stays in the Redis stream at least; 0: no limit by age",
+        |c, t| put(&mut c.stream_retention, duration(t, ms(0, 3650 * DAY))),
+    ),
+    setting(
+        "stream-bytes",
+        "1GiB",
+        "SIZE",
+        "what stays in it at most where nothing consumes it; 0: no limit",
+        |c, t| put(&mut c.stream_bytes, size(t, 0..=1 << 50)),
     ),
     setting(
         "log-format",

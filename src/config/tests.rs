@@ -34,6 +34,10 @@ fn nothing_set_is_the_defaults_of_the_protocol() {
     let want = Config {
         port: 8080,
         instance_id: "a-host".into(),
+        redis: None,
+        key_prefix: "gosocket".into(),
+        stream_retention: seconds(3600),
+        stream_bytes: 1 << 30,
         bind: "127.0.0.1".parse().unwrap(),
         data_dir: "./data".into(),
         store: StoreKind::Sqlite,
@@ -71,6 +75,8 @@ fn each_setting_is_a_flag_and_a_variable() {
     let values = [
         ("port", "9"),
         ("instance-id", "i"),
+        ("redis-url", "h:1"),
+        ("key-prefix", "p"),
         ("bind", "::"),
         ("data-dir", "/d"),
         ("store", "memory"),
@@ -95,6 +101,8 @@ fn each_setting_is_a_flag_and_a_variable() {
         ("allowed-origins", "*"),
         ("echo", "on"),
         ("dedupe-window", "0"),
+        ("stream-retention", "1m"),
+        ("stream-bytes", "0"),
         ("log-format", "json"),
         ("log-level", "debug"),
     ];
@@ -132,7 +140,10 @@ fn names_of_the_variables() {
         .iter()
         .filter_map(|setting| setting.own_env)
         .collect();
-    assert_eq!(own, ["SERVER_PORT", "INSTANCE_ID"]);
+    assert_eq!(
+        own,
+        ["SERVER_PORT", "INSTANCE_ID", "REDIS_URL", "KEY_PREFIX"]
+    );
     let env = |flag| {
         SETTINGS
             .iter()
@@ -241,7 +252,7 @@ fn settings_of_later_stages_are_refused_and_their_values_never_shown() {
         }
     }
     let env = [
-        ("REDIS_URL", "redis://:hunter2@h"),
+        ("POSTGRES_URL", "postgres://:hunter2@h"),
         ("WORKER_ENABLED", "true"),
     ];
     let lines = refused("--jwt-secret hunter2 --deflate check-config", &env);
@@ -280,6 +291,36 @@ fn check_config_tells_values_and_sources() {
     let errors = read("check-config --port x", &[]).unwrap_err();
     assert!(errors.report.unwrap().contains("flag  BAD"));
     assert_eq!(errors.lines.len(), 1);
+}
+
+#[test]
+fn the_password_of_redis_is_never_shown() {
+    let (_, config) = read("--redis-url rediss://u:hunter2@h:7/3", &[]).unwrap();
+    let redis = config.redis.clone().unwrap();
+    assert_eq!(redis.password.as_deref(), Some("hunter2"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    for url in [
+        "redis://u:hunter2@h:7/3",
+        "redis://u:hunter2@h:x/3",
+        "http://u:hunter2@h",
+    ] {
+        let report = match read("check-config", &[("REDIS_URL", url)]) {
+            Ok((Mode::Print(report), _)) => report,
+            Ok((mode, _)) => panic!("{mode:?}"),
+            Err(errors) => errors.report.unwrap() + &errors.lines.concat(),
+        };
+        assert!(
+            !report.contains("hunter2") && report.contains("***"),
+            "{report}"
+        );
+    }
+    for (prefix, is_good) in [("a:b", true), ("", true), ("a b", false), ("{a}", false)] {
+        assert_eq!(
+            read("", &[("KEY_PREFIX", prefix)]).is_ok(),
+            is_good,
+            "{prefix}"
+        );
+    }
 }
 
 #[test]

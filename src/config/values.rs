@@ -97,6 +97,15 @@ fn short_size(bytes: usize) -> String {
     }
 }
 
+/// The first part of names in Redis: printable ASCII, and nothing that Redis or our names use.
+pub(super) fn key_prefix(text: &str) -> Result<String, String> {
+    let is_good = |b: u8| b.is_ascii_graphic() && !b"{}*?[]\\\"".contains(&b);
+    match text.len() {
+        1..=64 if text.bytes().all(is_good) => Ok(text.to_owned()),
+        _ => Err("must be 1 to 64 ASCII characters without spaces, {} or *?[]\\\"".into()),
+    }
+}
+
 /// `on` or `off`.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text {

@@ -93,6 +93,16 @@ impl RoomName {
         self.0.strip_prefix('@')
     }
 
+    /// Which of `partitions` the room belongs to: CRC16 as Redis Cluster has it (PROTOCOL 5).
+    pub fn partition(&self, partitions: u16) -> u16 {
+        let crc = self.0.bytes().fold(0_u16, |crc, byte| {
+            (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+                (crc << 1) ^ if crc & 0x8000 != 0 { 0x1021 } else { 0 }
+            })
+        });
+        crc % partitions.max(1)
+    }
+
     /// The shard of `shards` on which this room's offsets are counted when the instance runs
     /// alone: FNV-1a of the name, so that every shard computes the same without asking.
     pub fn home(&self, shards: usize) -> usize {
@@ -149,6 +159,14 @@ mod tests {
             RoomName::parse("@bob").unwrap().personal_user(),
             Some("bob")
         );
+    }
+
+    #[test]
+    fn partitions_are_those_of_the_protocol() {
+        // The check value of CRC16/XMODEM.
+        let room = RoomName::parse("123456789").unwrap();
+        assert_eq!(room.partition(u16::MAX), 0x31c3);
+        assert_eq!(room.partition(1), 0);
     }
 
     #[test]

@@ -204,3 +204,28 @@ pub const READ_BYTES_AIM: usize = 1024 * 1024;
 const _: () = assert!(ENVELOPE_BYTES_MAX > (64 << 20) + METADATA_BYTES_MAX + 4 * NAME_BYTES_MAX);
 const _: () = assert!(READ_ENTRIES_MAX < HELD_ITEMS_MAX && READ_BYTES_AIM < HELD_BYTES_MAX);
 const _: () = assert!(READ_RETRY_MS_MIN < READ_RETRY_MS_MAX);
+
+/// Bytes of what stands in a partition's order and waits for the shard, beyond which the
+/// subscriber is not read.
+pub const READY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes that wait to be written to Redis, beyond which signals are dropped.
+pub const PASSING_BYTES_MAX: usize = 1024 * 1024;
+/// How often a partition is asked how far it is, in ms.
+pub const POLL_MS: u64 = 1_000;
+/// How long a subscriber may not answer before it counts as gone, in ms.
+pub const SUBSCRIBER_SILENCE_MS: u64 = 3_000;
+/// How long an INSTANCE_ID is leased, and after what time that is renewed, in ms (PROTOCOL 5).
+pub const LEASE_MS: u64 = 5_000;
+/// See [`LEASE_MS`].
+pub const LEASE_RENEW_MS: u64 = 1_500;
+/// How long to wait before Redis is greeted again that refused to be, in ms.
+pub const HELLO_RETRY_MS: u64 = 500;
+/// How often a stream is trimmed that no group consumes, in ms, and how many entries at once.
+pub const TRIM_MS: u64 = 5_000;
+/// See [`TRIM_MS`].
+pub const TRIM_ENTRIES_MAX: u64 = 100_000;
+/// Rooms whose offsets are asked for at once.
+pub const OFFSETS_ASKED_MAX: usize = 500;
+
+const _: () = assert!(2 * LEASE_RENEW_MS < LEASE_MS);
+const _: () = assert!(POLL_MS < SUBSCRIBER_SILENCE_MS);

@@ -27,6 +27,11 @@ impl Epoch {
             .then_some(Self(bytes))
     }
 
+    /// When it begins: milliseconds since 1970.
+    pub fn ms(&self) -> u64 {
+        u64::from_str_radix(&self.as_str()[..12], 16).unwrap_or_default()
+    }
+
     /// The epoch as text.
     pub fn as_str(&self) -> &str {
         // Hex digits only, so the fallback is never taken.
@@ -60,6 +65,7 @@ mod tests {
         assert!(early < late);
         assert_eq!(Epoch::parse(early.as_str()), Some(early));
         assert_eq!(early.as_str(), "018bcfe56800ffffffff");
+        assert_eq!(early.ms(), 1_700_000_000_000);
         for bad in ["", "x", "018BCFE56800ffffffff", "018bcfe56800ffffffff0"] {
             assert_eq!(Epoch::parse(bad), None, "{bad}");
         }

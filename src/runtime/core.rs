@@ -19,10 +19,12 @@ use monoio::net::TcpStream;
 use rustix::net::Shutdown;
 
 use super::mailbox::{Letter, Mailbox, Post};
+use super::redis::{Links, Target};
 use super::sockets::{Received, Sockets};
 use super::stats::Stats;
 use super::store::{StoreHandle, wall_clock};
-use crate::backplane::Ask;
+use crate::backplane::link::LinkEvent;
+use crate::backplane::{Answer, Ask};
 use crate::hub::ConnIndex;
 use crate::model::Timestamp;
 use crate::model::limits::READ_BYTES_MAX;
@@ -42,6 +44,7 @@ pub(super) struct Core {
     returned: Vec<(ShardId, Letter)>,
     shards: u16,
     store: Option<StoreHandle>,
+    links: Option<Links>,
     pub(super) stats: Arc<Stats>,
     effects: Vec<Effect>,
     buffer: Vec<u8>,
@@ -70,6 +73,8 @@ pub(super) struct Seed {
     pub(super) stats: Arc<Stats>,
     pub(super) flush_interval: Duration,
     pub(super) began: Instant,
+    /// Where its links to Redis go, if it has any.
+    pub(super) redis: Option<Target>,
 }
 
 /// How a turn ended.
@@ -130,6 +135,7 @@ impl Core {
             returned: Vec::new(),
             shards: seed.shards,
             store: seed.store,
+            links: None,
             stats: seed.stats,
             effects: Vec::new(),
             buffer: vec![0; READ_BYTES_MAX],
@@ -341,12 +347,40 @@ impl Core {
                 let answer = self.stats.answer(page);
                 self.handle(Event::Answered(id, answer));
             }
-            Effect::Backplane(Ask::Store(request)) => {
+            Effect::Backplane(ask) => self.perform_ask(ask),
+        }
+    }
+
+    fn perform_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Store(request) => {
                 if let Some(store) = &self.store {
                     store.ask(self.id, request);
                 }
             }
+            Ask::Link(ask) => {
+                if let Some(links) = &mut self.links {
+                    links.ask(ask);
+                }
+            }
+            Ask::Warn(why) => tracing::warn!("{why}"),
+            Ask::End(why) => {
+                tracing::error!("{why}");
+                std::process::exit(1);
+            }
         }
+    }
+
+    /// Opens the shard's links to Redis.
+    pub(super) fn open_links(core: &Shared, target: Target) {
+        let weak = Rc::downgrade(core);
+        let on_event = Rc::new(move |event: LinkEvent| {
+            if let Some(core) = weak.upgrade() {
+                let answer = Answer::Link(event);
+                core.borrow_mut().handle(Event::Backplane(answer));
+            }
+        });
+        core.borrow_mut().links = Some(Links::new(target, on_event));
     }
 
     fn open_gate(&mut self, index: ConnIndex) {

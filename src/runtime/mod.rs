@@ -18,10 +18,6 @@ mod listen;
 /// Reachable only because its bench must be.
 #[doc(hidden)]
 pub mod mailbox;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the shards do not ask for links yet")
-)]
 mod redis;
 mod signals;
 mod sockets;
@@ -44,14 +40,16 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use self::core::{Core, Seed};
 use driver::{Kind, ShardRuntime, Wanted};
 use mailbox::{Letter, Post, mailboxes};
+use redis::Target;
 use stats::Stats;
 use store::wall_clock;
 
+use crate::backplane::redis as redis_settings;
 use crate::config::{Config, Driver, SlowConsumer, StoreKind};
 use crate::model::limits::REMEMBERED_IDS_MAX;
 use crate::model::{Epoch, Timestamp};
-use crate::shard::{Options, Shard, ShardId, SlowConsumer as Slow};
-use crate::store::Store;
+use crate::shard::{Keeping, Options, Shard, ShardId, SlowConsumer as Slow};
+use crate::store::{DataDirLock, Store};
 
 /// Shards at most: a bit each in a room's set of subscribers.
 const SHARDS_MAX: usize = 64;
@@ -98,6 +96,7 @@ struct Instance {
     shards: Vec<JoinHandle<()>>,
     store: Vec<JoinHandle<()>>,
     _drain_socket: Option<signals::DrainSocket>,
+    _lock: Option<DataDirLock>,
 }
 
 /// The store, its threads' handle, and the ids to be remembered.
@@ -127,16 +126,21 @@ impl Instance {
         let connections_max = connections_max(config.max_connections)?;
         let address = SocketAddr::new(config.bind, config.port);
         let (listeners, address) = listen::listen_all(address, shards)?;
+        let lock = match &config.redis {
+            Some(_) => Some(DataDirLock::acquire(&config.data_dir).map_err(|e| e.to_string())?),
+            None => None,
+        };
         let opened = open_store(config, shards)?;
+        let (keeping, target) = keeping(config)?;
 
         let instance_id = config.instance_id.to_string();
         let stats = Stats::new(instance_id, kind.as_str(), connections_max, shards);
         let stats = Arc::new(stats);
         let (post, boxes) = mailboxes(shards);
         let drain = drain_once(config, post.clone(), stats.clone());
-        let _drain_socket = match opened {
-            Some(_) => Some(signals::listen(&config.data_dir, drain.clone())?),
-            None => None,
+        let _drain_socket = match opened.is_some() || lock.is_some() {
+            true => Some(signals::listen(&config.data_dir, drain.clone())?),
+            false => None,
         };
         signals::watch(drain)?;
 
@@ -148,7 +152,7 @@ impl Instance {
             }
             None => (None, Vec::new(), Vec::new()),
         };
-        let options = Arc::new(options(config, shards));
+        let options = Arc::new(options(config, shards, keeping));
         let mut threads = Vec::new();
         for (id, (listener, mailbox)) in listeners.into_iter().zip(boxes).enumerate() {
             let mut shard = Shard::new(id as ShardId, options.clone(), fastrand::u64(..));
@@ -169,6 +173,8 @@ impl Instance {
                 stats: stats.clone(),
                 flush_interval: config.flush_interval,
                 began,
+                // With one partition its home is the first shard.
+                redis: target.clone().filter(|_| id == 0),
             };
             let core = config.pin_cores.then(|| cores[id % cores.len()]);
             threads.push(start_shard(seed, listener, kind, entries, core)?);
@@ -182,6 +188,7 @@ impl Instance {
             shards: threads,
             store: store_threads,
             _drain_socket,
+            _lock: lock,
         })
     }
 
@@ -198,7 +205,7 @@ impl Instance {
 }
 
 fn start_shard(
-    seed: Seed,
+    mut seed: Seed,
     listener: TcpListener,
     kind: Kind,
     entries: u32,
@@ -217,7 +224,11 @@ fn start_shard(
         let ready = listener.set_nonblocking(kind == Kind::Epoll);
         let runtime = ready.and_then(|()| ShardRuntime::build(kind, entries));
         let ended = runtime.and_then(|mut runtime| {
+            let redis = seed.redis.take();
             let core = Rc::new(RefCell::new(Core::new(seed)));
+            if let Some(target) = redis {
+                Core::open_links(&core, target);
+            }
             runtime.block_on(tasks::run(core, listener))
         });
         if let Err(error) = ended {
@@ -244,7 +255,7 @@ fn drain_once(config: &Config, post: Post, stats: Arc<Stats>) -> signals::Drain 
 }
 
 fn open_store(config: &Config, shards: usize) -> Result<Option<Opened>, String> {
-    if config.store == StoreKind::Memory {
+    if config.store == StoreKind::Memory || config.redis.is_some() {
         return Ok(None);
     }
     let now = wall_clock();
@@ -258,6 +269,46 @@ fn open_store(config: &Config, shards: usize) -> Result<Option<Opened>, String> 
         .recent_client_ids(since, REMEMBERED_IDS_MAX * shards)
         .map_err(|error| error.to_string())?;
     Ok(Some(Opened { store, remembered }))
+}
+
+/// What orders and keeps publications, and where Redis is if it does.
+fn keeping(config: &Config) -> Result<(Keeping, Option<Target>), String> {
+    let Some(address) = &config.redis else {
+        let keeping = match config.store {
+            StoreKind::Sqlite => Keeping::Store,
+            StoreKind::Memory => Keeping::Memory,
+        };
+        return Ok((keeping, None));
+    };
+    let settings = redis_settings::Settings {
+        prefix: config.key_prefix.clone(),
+        partition: 0,
+        partitions: 1,
+        instance_id: config.instance_id.clone(),
+        nonce: nonce(config)?,
+        login: address.login(format!("ringcast-{}", config.instance_id)),
+        dedupe_ms: config.dedupe_window.as_millis() as u64,
+        retention_ms: config.stream_retention.as_millis() as u64,
+        stream_bytes_max: config.stream_bytes as u64,
+        log_bytes_max: config.room_log_bytes / 2,
+        turn_bytes_max: config.room_log_bytes / 4,
+    };
+    let target = Target::new(address.clone())?;
+    Ok((Keeping::Redis(vec![settings]), Some(target)))
+}
+
+/// Who this data directory is to the lease of the INSTANCE_ID: a restarted instance takes its own
+/// over at once.
+fn nonce(config: &Config) -> Result<String, String> {
+    let path = config.data_dir.join("nonce");
+    let known = std::fs::read_to_string(&path).ok();
+    if let Some(known) = known.filter(|text| text.len() == 32) {
+        return Ok(known);
+    }
+    let nonce = format!("{:032x}", fastrand::u128(..));
+    std::fs::write(&path, &nonce)
+        .map_err(|error| format!("{}: {error}; see --data-dir", path.display()))?;
+    Ok(nonce)
 }
 
 /// What the limit on open files allows, or less. Raises the limit as far as it goes.
@@ -284,12 +335,12 @@ fn connections_max(wanted: Option<usize>) -> Result<usize, String> {
 }
 
 /// The settings of a shard.
-fn options(config: &Config, shards: usize) -> Options {
+fn options(config: &Config, shards: usize, keeping: Keeping) -> Options {
     let ms = |duration: std::time::Duration| duration.as_millis() as u64;
     Options {
         instance_id: config.instance_id.to_string(),
         shards: shards as u16,
-        stored: config.store == StoreKind::Sqlite,
+        keeping,
         message_bytes_max: config.max_message_bytes,
         echo_message_bytes_max: if config.echo {
             config.echo_message_bytes_max

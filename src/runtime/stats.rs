@@ -105,11 +105,21 @@ impl Stats {
     }
 
     fn health(&self) -> String {
-        let failing = self.store_fails.load(Ordering::Relaxed);
+        let mut total = Counters::default();
+        for shard in &self.shards {
+            total.add(&self.counters(shard));
+        }
+        let is_down = total.partitions_up < total.partitions;
+        let failing = is_down || self.store_fails.load(Ordering::Relaxed);
+        let redis = match total.partitions {
+            0 => "off",
+            _ if is_down => "down",
+            _ => "up",
+        };
         serde_json::json!({
             "status": if failing { "degraded" } else { "ok" },
             "instance_id": self.instance_id,
-            "redis": "off",
+            "redis": redis,
             "connections": self.open.load(Ordering::Relaxed),
             "shards": self.shards.len(),
             "driver": self.driver,

@@ -32,6 +32,10 @@ pub struct Counters {
     pub connections: u64,
     /// WebSockets that speak the protocol now.
     pub clients: u64,
+    /// Partitions whose home is here, now, and those of them whose Redis is there.
+    pub partitions: u64,
+    /// See `partitions`.
+    pub partitions_up: u64,
     /// Rooms whose home is here, now.
     pub rooms: u64,
     /// Members of all rooms on this shard, now.
@@ -75,7 +79,7 @@ pub struct Counters {
 }
 
 /// How many numbers [`Counters`] are.
-pub const CELLS: usize = 21 + CLOSE_CODES.len() + ERROR_CODES.len();
+pub const CELLS: usize = 23 + CLOSE_CODES.len() + ERROR_CODES.len();
 
 impl Counters {
     /// All numbers, in an order of their own.
@@ -109,6 +113,8 @@ impl Counters {
             &mut self.accepted,
             &mut self.connections,
             &mut self.clients,
+            &mut self.partitions,
+            &mut self.partitions_up,
             &mut self.rooms,
             &mut self.members,
             &mut self.log_bytes,

@@ -36,6 +36,12 @@ pub(super) struct Origin {
     pub(super) echo: bool,
 }
 
+impl crate::backplane::Origin for Origin {
+    fn hold(&mut self) {
+        self.asker.held = true;
+    }
+}
+
 /// A user in a room.
 #[derive(Debug)]
 pub(super) struct User {
@@ -153,7 +159,7 @@ impl Shard {
             Request::Join(join) => self.serve_join(from, key, join),
             Request::Leave(leave) => self.leave_home(from, key, &leave),
             Request::Publish(request) => self.serve_publish(from, key, *request),
-            Request::Signal { room, frame } => self.serve_signal(from, key, &room, &frame),
+            Request::Signal { frame, .. } => self.serve_signal(from, key, &frame),
             Request::Members { room, asker } => self.serve_members(from, key, &room, asker),
             Request::Page { room, from: offset } => self.serve_page(from, key, room, offset),
         }
@@ -434,8 +440,8 @@ impl Shard {
         self.whisper_others(key, self.id, true, &frame);
     }
 
-    fn serve_signal(&mut self, from: ShardId, key: RoomKey, room: &RoomName, frame: &Bytes) {
-        self.home.backplane.pass(room, text_of(frame));
+    fn serve_signal(&mut self, from: ShardId, key: RoomKey, frame: &Bytes) {
+        self.home.backplane.pass(self.now.ms, text_of(frame));
         if from != self.id {
             self.hub.whisper(key, Audience::AllBut(None), frame);
         }
@@ -507,15 +513,14 @@ impl Shard {
         if let Some(room) = self.home.rooms.get_mut(&key) {
             room.publishing += 1;
         }
-        self.home.backplane.publish(
-            publish,
-            Origin {
-                from,
-                key,
-                asker,
-                echo,
-            },
-        );
+        let origin = Origin {
+            from,
+            key,
+            asker,
+            echo,
+        };
+        let (backplane, mut moment) = self.backplane();
+        backplane.publish(&mut moment, publish, origin);
     }
 }
 

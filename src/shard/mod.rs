@@ -40,14 +40,15 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 pub use counters::{CELLS, CLOSE_CODES, Counters, ERROR_CODES};
 pub use event::*;
-pub use options::{Options, SlowConsumer};
+pub use options::{Keeping, Options, SlowConsumer};
 pub use outlet::{Gone, Socket};
 
 use connection::{Conn, Phase};
-use home::Home;
+use home::{Home, Origin};
 use lanes::Lanes;
 
-use crate::backplane::{Backplane, Embedded, Remembered};
+use crate::backplane::link::Link;
+use crate::backplane::{Backplane, Embedded, Partition, Remembered};
 use crate::hub::{ConnIndex, Hub, RoomKey};
 use crate::model::limits::{
     CLOSING_MS, REMEMBERED_IDS_MAX, SHARD_CREDIT_BYTES, SHARD_CREDITS, SWEEP_SENDS_MAX,
@@ -98,13 +99,12 @@ pub struct Shard {
 impl Shard {
     /// A shard without connections. `seed`: of its randomness (ids, spreads).
     pub fn new(id: ShardId, options: Arc<Options>, seed: u64) -> Self {
-        let remembered = Remembered::new(options.dedupe_ms, REMEMBERED_IDS_MAX);
-        let (stored, encode) = (options.stored, message);
-        let embedded = Embedded::new(stored, options.log_bytes_max / 4, remembered, encode);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let backplane = backplane_of(id, &options, &mut rng);
         Self {
             id,
             now: Now::default(),
-            rng: fastrand::Rng::with_seed(seed),
+            rng,
             hub: Hub::new(options.log_bytes_max),
             conns: Vec::new(),
             generations: Vec::new(),
@@ -115,7 +115,7 @@ impl Shard {
             stalled: Vec::new(),
             lanes: Lanes::new(options.shards, options.log_bytes_max / 4),
             outstanding: vec![Outstanding::default(); usize::from(options.shards)],
-            home: Home::new(Backplane::Embedded(embedded)),
+            home: Home::new(backplane),
             effects: Vec::new(),
             scratch: Vec::new(),
             tick_at: 0,
@@ -187,6 +187,11 @@ impl Shard {
         self.conn(index).is_some_and(|conn| !conn.paused)
     }
 
+    /// Whether that connection to Redis wants to be read.
+    pub fn wants_link(&self, link: Link) -> bool {
+        self.home.backplane.wants_link(link)
+    }
+
     /// Whether mail waits for another shard.
     pub fn has_mail(&self, to: ShardId) -> bool {
         to != self.id && self.lanes.is_waiting(to)
@@ -194,7 +199,10 @@ impl Shard {
 
     /// What was counted.
     pub fn counters(&self) -> Counters {
+        let (partitions, partitions_up) = self.home.backplane.partitions();
         Counters {
+            partitions,
+            partitions_up,
             rooms: self.home.len() as u64,
             log_bytes: self.hub.log_bytes() as u64,
             delivered: self.hub.counters.delivered,
@@ -425,7 +433,10 @@ impl Shard {
     }
 
     fn home_of(&self, room: &RoomName) -> ShardId {
-        room.home(usize::from(self.options.shards)) as ShardId
+        match self.options.keeping.partitions() {
+            0 => room.home(usize::from(self.options.shards)) as ShardId,
+            partitions => room.partition(partitions) % self.options.shards,
+        }
     }
 
     fn on_mail(&mut self, from: ShardId, mail: Mail) {
@@ -454,4 +465,19 @@ impl Shard {
     fn release_room(&mut self, key: RoomKey) {
         self.hub.remove_unused(key);
     }
+}
+
+/// What keeps the rooms of a home shard: alone its own, in a cluster its partition's. A shard that
+/// is home of no partition is never asked.
+fn backplane_of(id: ShardId, options: &Options, rng: &mut fastrand::Rng) -> Backplane<Origin> {
+    if let Keeping::Redis(partitions) = &options.keeping
+        && let Some(settings) = partitions.get(usize::from(id))
+    {
+        let partition = Partition::new(settings.clone(), message, rng.u128(..));
+        return Backplane::Redis(Box::new(partition));
+    }
+    let stored = matches!(options.keeping, Keeping::Store);
+    let remembered = Remembered::new(options.dedupe_ms, REMEMBERED_IDS_MAX);
+    let batch_bytes_max = options.log_bytes_max / 4;
+    Backplane::Embedded(Embedded::new(stored, batch_bytes_max, remembered, message))
 }

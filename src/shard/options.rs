@@ -1,5 +1,6 @@
 //! What a shard can be set to. Checked by whoever makes it.
 
+use crate::backplane::redis;
 use crate::net::OriginPolicy;
 
 /// What happens to a member whose cursor fell off the room log.
@@ -11,6 +12,27 @@ pub enum SlowConsumer {
     Disconnect,
 }
 
+/// What orders and keeps publications.
+#[derive(Clone, Debug)]
+pub enum Keeping {
+    /// This process, in the room logs alone.
+    Memory,
+    /// This process, in the embedded store.
+    Store,
+    /// Redis: how each partition is set up.
+    Redis(Vec<redis::Settings>),
+}
+
+impl Keeping {
+    /// Partitions; alone there is none.
+    pub(super) fn partitions(&self) -> u16 {
+        match self {
+            Self::Memory | Self::Store => 0,
+            Self::Redis(partitions) => partitions.len() as u16,
+        }
+    }
+}
+
 /// A shard's settings; the same on all shards of an instance.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -18,8 +40,8 @@ pub struct Options {
     pub instance_id: String,
     /// How many shards there are.
     pub shards: u16,
-    /// Whether publications are stored; otherwise they live in the room logs alone.
-    pub stored: bool,
+    /// What orders and keeps publications.
+    pub keeping: Keeping,
     /// Bytes of a message on `/ws`.
     pub message_bytes_max: usize,
     /// Bytes of a message on `/echo`; 0: there is no such route.

@@ -50,15 +50,19 @@ pub mod breaker;
 pub mod envelope;
 pub mod names;
 pub mod order;
+mod partition;
 pub mod partition_log;
 pub mod publisher;
 pub mod recall;
 pub mod roster;
 pub mod script;
 pub mod spool;
+pub mod stream_page;
+mod wire;
 
 use bytes::Bytes;
 
+pub use self::partition::{Partition, PartitionCounters, Settings};
 pub use super::Encode;
 use crate::model::{EntryId, Epoch, MessageId, RoomName};
 

@@ -42,10 +42,10 @@ use super::script::Script;
 use super::script::publish::Caller;
 use super::wire::Wire;
 use crate::backplane::link::{Link, LinkAsk, LinkEvent};
-use crate::backplane::{Ask, Encode, Moment, Outcome, Preview, Publish, Users};
+use crate::backplane::{Ask, Encode, Moment, Origin, Outcome, Preview, Publish, Users};
 use crate::model::limits::{PASSING_BYTES_MAX, READY_BYTES_MAX};
-use crate::model::{ErrorCode, Epoch, EntryId, MessageId, Name, RoomName};
-use crate::resp::{Login, push_command};
+use crate::model::{EntryId, Epoch, ErrorCode, MessageId, Name, RoomName};
+use crate::resp::{Cause, Login, push_command};
 
 /// How a partition's backplane is set up.
 #[derive(Clone, Debug)]
@@ -105,6 +105,11 @@ pub struct Partition<T> {
     unasked: Vec<RoomName>,
     /// Whose messages are not to be delivered to themselves, until they are delivered.
     skips: HashMap<MessageId, T>,
+    /// Rooms whose last offset counts once the order has come as far.
+    reaching: Vec<RoomName>,
+    snapshot_heads: HashMap<Name, Option<Bytes>>,
+    /// What was warned of last.
+    warned: Option<Cause>,
     ready: VecDeque<(usize, Outcome<T>)>,
     ready_bytes: usize,
     outcomes: Vec<Outcome<T>>,
@@ -128,9 +133,9 @@ pub struct PartitionCounters {
     pub epochs: u64,
 }
 
-impl<T: Clone> Partition<T> {
+impl<T: Origin> Partition<T> {
     /// A partition that is not connected yet. `random`: what makes this run unlike any other.
-    pub fn new(settings: Settings, encode: Encode, now_ms: u64, random: u128) -> Self {
+    pub fn new(settings: Settings, encode: Encode, random: u128) -> Self {
         let names = Names::new(&settings.prefix, settings.partition, settings.partitions);
         let instance = settings.instance_id.as_str();
         let caller = Caller::new(names.clone(), instance, settings.dedupe_ms, encode);
@@ -146,7 +151,7 @@ impl<T: Clone> Partition<T> {
             commands: Wire::new(Link::Commands, settings.login.clone()),
             subscriber: Wire::new(Link::Subscriber, settings.login.clone()),
             keep: keep::Keep::new(seed),
-            breaker: Breaker::new(now_ms),
+            breaker: Breaker::new(0),
             publisher: Publisher::new(),
             order: Order::new(),
             log: PartitionLog::new(settings.log_bytes_max),
@@ -155,6 +160,9 @@ impl<T: Clone> Partition<T> {
             rooms: HashMap::new(),
             unasked: Vec::new(),
             skips: HashMap::new(),
+            reaching: Vec::new(),
+            snapshot_heads: HashMap::new(),
+            warned: None,
             ready: VecDeque::new(),
             ready_bytes: 0,
             outcomes: Vec::new(),
@@ -273,7 +281,7 @@ impl<T: Clone> Partition<T> {
         self.roster.local_leave(ms, room, id);
     }
 
-    pub(in crate::backplane) fn users_elsewhere(&self, room: &RoomName) -> Users<'_> {
+    pub(in crate::backplane) fn users_elsewhere<'a>(&'a self, room: &'a RoomName) -> Users<'a> {
         Box::new(self.roster.users_of(room.as_str()))
     }
 

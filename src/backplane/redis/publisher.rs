@@ -355,6 +355,32 @@ impl<T> Publisher<T> {
         front.unwrap_or(self.last + 1)
     }
 
+    /// Whether [`Publisher::poll_call`] has something.
+    pub fn has_call(&self) -> bool {
+        let next = match self.flights.is_empty() {
+            true => self.queue.front().map(|queued| queued.message.number),
+            false if self.stalled => None,
+            false => Some(self.next),
+        };
+        let room = self.flights.len() < CALLS_IN_FLIGHT_MAX;
+        let next = next.and_then(|next| self.index(next));
+        room && next.is_some_and(|at| !self.queue[at].taken)
+    }
+
+    /// What is not settled, with whose it is, rising by number.
+    pub fn unsettled_publishes(&mut self) -> impl Iterator<Item = (&Outgoing, &mut T)> {
+        let mut waiting: Vec<_> = self.waiting.iter_mut().collect();
+        waiting.sort_unstable_by_key(|&(&number, _)| number);
+        let queue: HashMap<u64, &Outgoing> = self
+            .queue
+            .iter()
+            .filter(|queued| !queued.taken)
+            .map(|queued| (queued.message.number, &queued.message))
+            .collect();
+        let both = waiting.into_iter();
+        both.filter_map(move |(number, waiting)| Some((*queue.get(number)?, &mut waiting.origin)))
+    }
+
     /// Whether nothing waits for anything.
     pub fn is_idle(&self) -> bool {
         let is_sent = self.queue.is_empty() && self.for_spool.is_empty();

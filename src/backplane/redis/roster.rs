@@ -452,7 +452,10 @@ impl Roster {
     }
 
     /// The users of a room on the other instances, in no order, and the names they go by.
-    pub fn users_of(&self, room: &str) -> impl Iterator<Item = (&Name, Option<&Name>)> {
+    pub fn users_of<'a>(
+        &'a self,
+        room: &'a str,
+    ) -> impl Iterator<Item = (&'a Name, Option<&'a Name>)> {
         let users = self.others.present.users(room).into_iter().flatten();
         users.map(move |(user_id, presence)| {
             let username = presence.last_username();

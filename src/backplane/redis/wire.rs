@@ -38,7 +38,7 @@ pub(super) enum Heard<Q> {
     /// A channel is subscribed.
     Subscribed(Bytes),
     /// A channel is not subscribed any more.
-    Unsubscribed(Bytes),
+    Unsubscribed,
     /// The connection is gone; no question has a reply any more.
     Broken {
         /// Why, with what mends it.
@@ -231,7 +231,7 @@ impl<Q> Wire<Q> {
             },
             Input::Message { channel, payload } => heard.push(Heard::Message(channel, payload)),
             Input::Subscribed(channel) => heard.push(Heard::Subscribed(channel)),
-            Input::Unsubscribed(channel) => heard.push(Heard::Unsubscribed(channel)),
+            Input::Unsubscribed(_) => heard.push(Heard::Unsubscribed),
         }
         true
     }

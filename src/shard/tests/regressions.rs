@@ -7,7 +7,9 @@ use crate::hub::ConnIndex;
 use crate::model::{Epoch, Timestamp};
 use crate::net::OriginPolicy;
 use crate::shard::lanes::Behind;
-use crate::shard::{Effect, Event, Gone, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket};
+use crate::shard::{
+    Effect, Event, Gone, Keeping, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket,
+};
 
 /// Sockets that take so many bytes at once.
 struct Sinks {
@@ -38,7 +40,10 @@ fn options(shards: u16, stored: bool) -> Options {
     Options {
         instance_id: "stage".into(),
         shards,
-        stored,
+        keeping: match stored {
+            true => Keeping::Store,
+            false => Keeping::Memory,
+        },
         message_bytes_max: 64 * 1024,
         echo_message_bytes_max: 1 << 20,
         fragments_max: 0,

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use crate::net::OriginPolicy;
-use crate::shard::{Options, SlowConsumer};
+use crate::shard::{Keeping, Options, SlowConsumer};
 
 /// The shape of one run.
 #[derive(Clone, Debug)]
@@ -117,7 +117,10 @@ impl Setup {
         Options {
             instance_id: "sim".into(),
             shards: self.shards,
-            stored: self.stored,
+            keeping: match self.stored {
+                true => Keeping::Store,
+                false => Keeping::Memory,
+            },
             message_bytes_max: 64 * 1024,
             echo_message_bytes_max: 0,
             fragments_max: 0,

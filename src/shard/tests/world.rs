@@ -338,6 +338,9 @@ impl World {
                 }
                 Effect::Close(index) => self.unplug(at, index),
                 Effect::Answer(..) => panic!("no page was asked for"),
+                Effect::Backplane(Ask::Link(_) | Ask::Warn(_) | Ask::End(_)) => {
+                    panic!("there is no Redis")
+                }
                 Effect::Backplane(Ask::Store(request)) => {
                     assert!(self.setup.stored, "there is no store");
                     let delay_ms = if self.faults { self.setup.store_ms } else { 0 };

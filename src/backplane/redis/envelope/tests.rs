@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::model::Timestamp;
-use crate::protocol::event::message_json;
+use crate::protocol::event::message;
 
 const EPOCH: &str = "018bcfe5680000000001";
 
@@ -20,7 +20,7 @@ fn place(seq: u64) -> Place {
 /// The envelope as the script writes it.
 fn envelope(instance_id: &str, place: Place, publication: &Publication) -> Bytes {
     let mut json = Vec::new();
-    message_json(&mut json, publication);
+    message(&mut json, publication);
     let instance_id = serde_json::to_string(instance_id).unwrap();
     format!(
         r#"{{"instance_id":{instance_id},"epoch":"{}","seq":{},"entry":"{}","payload":{}}}"#,
@@ -35,7 +35,7 @@ fn envelope(instance_id: &str, place: Place, publication: &Publication) -> Bytes
 /// The entry as the script writes it; the time is taken from the frame.
 fn fields(instance_id: &str, place: Place, publication: &Publication) -> Vec<(Bytes, Bytes)> {
     let mut json = Vec::new();
-    message_json(&mut json, publication);
+    message(&mut json, publication);
     let frame: Value = serde_json::from_slice(&json).unwrap();
     let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
     let fields = [
@@ -214,7 +214,7 @@ fn a_place_needs_all_its_parts_and_a_message() {
 fn entries() {
     let good = fields("i", place(3), &publication());
     let id = place(3).entry;
-    let read = |fields: &[(Bytes, Bytes)]| entry(id, fields, message_json);
+    let read = |fields: &[(Bytes, Bytes)]| entry(id, fields, message);
     assert!(read(&good).unwrap().is_some());
     assert_eq!(read(&good[..5]), Ok(None), "a foreign writer's");
     assert_eq!(read(&[]), Ok(None));
@@ -318,7 +318,7 @@ proptest! {
         prop_assert_eq!(&item.room, &publication.room);
         prop_assert_eq!((item.offset, item.id), (publication.offset, publication.id));
         let fields = fields(&instance_id, place, &publication);
-        let stored = entry(place.entry, &fields, message_json).unwrap().unwrap();
+        let stored = entry(place.entry, &fields, message).unwrap().unwrap();
         prop_assert_eq!(stored, EntryItem { instance_id: from, item: item.clone() });
         let text = std::str::from_utf8(&bytes).unwrap();
         let slow = parse_any(&bytes, text).unwrap();

@@ -14,14 +14,13 @@ use bytes::Bytes;
 use super::Partition;
 use super::replies::Question;
 use crate::backplane::redis::breaker::Change;
-use crate::backplane::redis::publisher::Call;
 use crate::backplane::redis::roster::RosterAsk;
 use crate::backplane::redis::script::Script;
 use crate::backplane::redis::script::hello::Hello;
 use crate::backplane::redis::script::publish as call;
 use crate::backplane::redis::script::{push_lease, push_trim};
 use crate::backplane::redis::{Place, publisher};
-use crate::backplane::{Ask, Moment, Outcome};
+use crate::backplane::{Ask, Moment, Origin, Outcome};
 use crate::model::limits::{
     BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, LEASE_MS, LEASE_RENEW_MS, OFFSETS_ASKED_MAX, POLL_MS,
     SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
@@ -118,7 +117,7 @@ fn at(script: Script) -> usize {
     found.unwrap_or_default()
 }
 
-impl<T: Clone> Partition<T> {
+impl<T: Origin> Partition<T> {
     /// Does what is due.
     pub(super) fn keep_up(&mut self, moment: &mut Moment<'_>) {
         self.end_silent(moment);
@@ -146,17 +145,14 @@ impl<T: Clone> Partition<T> {
             return;
         }
         let candidate = self.candidate(moment);
-        while let Some(Call {
-            call,
-            base,
-            first_number,
-            messages,
-        }) = self.publisher.poll_call().map(Call::take)
-        {
-            let messages: Vec<Publication> = messages.into_iter().map(publication).collect();
+        while let Some(next) = self.publisher.poll_call() {
+            let messages: Vec<Publication> = next.messages().cloned().map(publication).collect();
+            let (call, base, first_number) = (next.call, next.base, next.first_number);
             let messages: Vec<&Publication> = messages.iter().collect();
             let count = messages.len();
-            let out = self.commands.ask(moment.ms, Question::Publish { call, count });
+            let out = self
+                .commands
+                .ask(moment.ms, Question::Publish { call, count });
             let script = call::Call {
                 producer: &self.producer,
                 base,
@@ -187,8 +183,7 @@ impl<T: Clone> Partition<T> {
 
     fn connect(&mut self, moment: &mut Moment<'_>) {
         if self.commands.is_down() && self.breaker.poll_connect(moment.ms) {
-            self.asks
-                .push(Ask::Link(self.commands.connect(moment.ms)));
+            self.asks.push(Ask::Link(self.commands.connect(moment.ms)));
         }
         if self.subscriber.is_down() && self.keep.subscribe_at_ms <= moment.ms {
             self.asks
@@ -383,7 +378,14 @@ impl<T: Clone> Partition<T> {
             let (retention_ms, bytes) =
                 (self.settings.retention_ms, self.settings.stream_bytes_max);
             let out = self.commands.ask(now_ms, Question::Trim);
-            push_trim(out, &sha, &self.names, retention_ms, bytes, TRIM_ENTRIES_MAX);
+            push_trim(
+                out,
+                &sha,
+                &self.names,
+                retention_ms,
+                bytes,
+                TRIM_ENTRIES_MAX,
+            );
             self.counters.commands += 1;
         }
     }
@@ -397,9 +399,7 @@ impl<T: Clone> Partition<T> {
                 .iter()
                 .map(|room| format!("o:{}", room.as_str()))
                 .collect();
-            let out = self
-                .commands
-                .ask(now_ms, Question::Offsets(rooms));
+            let out = self.commands.ask(now_ms, Question::Offsets(rooms));
             let mut command = Command::new(out, 4 + fields.len());
             command.arg(b"HMGET").arg(self.names.state.as_bytes());
             command.arg(b"epoch").arg(b"seq");
@@ -472,7 +472,9 @@ impl<T: Clone> Partition<T> {
                     self.fail_opening(&why);
                     for (outgoing, origin) in self.publisher.unsettled_publishes() {
                         let preview = super::preview(outgoing);
-                        let origin = origin.origin.clone();
+                        let told = origin.origin.clone();
+                        origin.origin.hold();
+                        let origin = told;
                         self.outcomes.push(Outcome::Held { preview, origin });
                     }
                     self.outcomes.push(Outcome::Degraded(Some(why)));

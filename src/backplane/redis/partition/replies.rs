@@ -14,7 +14,7 @@ use crate::backplane::redis::script::publish::{PublishReply, Status};
 use crate::backplane::redis::script::{Lease, ReplyError, Script, Trimmed};
 use crate::backplane::redis::stream_page::StreamPage;
 use crate::backplane::redis::wire::Heard;
-use crate::backplane::{Ask, Moment, Outcome};
+use crate::backplane::{Ask, Moment, Origin, Outcome};
 use crate::model::limits::HELLO_RETRY_MS;
 use crate::model::{EntryId, Epoch, Name, RoomName};
 use crate::resp::{Cause, Refusal, Value, push_command};
@@ -60,7 +60,7 @@ pub(super) enum Question {
     Ignored,
 }
 
-impl<T: Clone> Partition<T> {
+impl<T: Origin> Partition<T> {
     pub(super) fn on_commands(&mut self, moment: &mut Moment<'_>, heard: Heard<Question>) {
         match heard {
             Heard::Ready { role, version } => {
@@ -81,7 +81,7 @@ impl<T: Clone> Partition<T> {
                 }
                 self.on_commands_broken(moment, &why);
             }
-            Heard::Message(..) | Heard::Subscribed(_) | Heard::Unsubscribed(_) => {}
+            Heard::Message(..) | Heard::Subscribed(_) | Heard::Unsubscribed => {}
         }
     }
 
@@ -95,7 +95,7 @@ impl<T: Clone> Partition<T> {
                 self.on_roster(events);
             }
             Heard::Message(_, payload) => self.on_envelope(&payload),
-            Heard::Unsubscribed(_) | Heard::Broken { .. } => self.on_subscriber_broken(moment),
+            Heard::Unsubscribed | Heard::Broken { .. } => self.on_subscriber_broken(moment),
             Heard::Reply(..) => {}
         }
     }

@@ -20,7 +20,7 @@ use crate::backplane::redis::partition_log::Page;
 use crate::backplane::redis::recall::{RecallError, StreamRead};
 use crate::backplane::redis::stream_page::StreamPage;
 use crate::backplane::redis::{Item, order};
-use crate::backplane::{Moment, Outcome};
+use crate::backplane::{Moment, Origin, Outcome};
 use crate::model::limits::{PAGE_BYTES_MAX, PAGE_PUBLICATIONS_MAX};
 use crate::model::{Epoch, Position, RoomName};
 use crate::resp::{Value, push_command};
@@ -36,7 +36,7 @@ pub(super) struct Followed {
     wants_offset: bool,
 }
 
-impl<T: Clone> Partition<T> {
+impl<T: Origin> Partition<T> {
     pub(in crate::backplane) fn open(&mut self, room: &RoomName) {
         if let Some(why) = self.why_away() {
             let (room, result) = (room.clone(), Err(why));
@@ -171,7 +171,10 @@ impl<T: Clone> Partition<T> {
 
     /// Rooms that were being opened can't be.
     pub(super) fn fail_opening(&mut self, why: &str) {
-        let opening = self.rooms.iter().filter(|(_, room)| room.position.is_none());
+        let opening = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| room.position.is_none());
         let opening: Vec<_> = opening.map(|(name, _)| name.clone()).collect();
         for room in opening {
             self.rooms.remove(&room);
@@ -180,7 +183,12 @@ impl<T: Clone> Partition<T> {
         }
     }
 
-    pub(super) fn on_offsets(&mut self, moment: &mut Moment<'_>, asked: Vec<RoomName>, reply: Value) {
+    pub(super) fn on_offsets(
+        &mut self,
+        moment: &mut Moment<'_>,
+        asked: Vec<RoomName>,
+        reply: Value,
+    ) {
         let Some((epoch, seq)) = state_of(&reply) else {
             self.unasked.extend(asked);
             // Without a state there is no epoch: the greeting makes one.
@@ -189,7 +197,9 @@ impl<T: Clone> Partition<T> {
         };
         let offsets = reply.as_list().unwrap_or_default().iter().skip(2);
         for (room, offset) in asked.into_iter().zip(offsets) {
-            let offset = offset.as_text().and_then(|text| std::str::from_utf8(text).ok());
+            let offset = offset
+                .as_text()
+                .and_then(|text| std::str::from_utf8(text).ok());
             let offset = offset.and_then(|text| text.parse().ok()).unwrap_or(0);
             if let Some(followed) = self.rooms.get_mut(&room) {
                 followed.wants_offset = false;

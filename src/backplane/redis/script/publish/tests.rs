@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{MessageId, RoomName, Timestamp};
-use crate::protocol::event::message_json;
+use crate::protocol::event::message;
 
 fn publication(room: &str, payload: &str, metadata: Option<&str>) -> Publication {
     Publication {
@@ -39,11 +39,11 @@ fn join(parts: Parts<'_>, publication: &Publication, offset: u64) -> Vec<u8> {
 
 fn cut_and_joined_is_the_same(mut publication: Publication, offset: u64) {
     let mut frame = vec![];
-    message_json(&mut frame, &publication);
+    message(&mut frame, &publication);
     let parts = Parts::of(&frame, &publication).unwrap();
     publication.offset = offset;
     let mut want = vec![];
-    message_json(&mut want, &publication);
+    message(&mut want, &publication);
     assert_eq!(
         join(parts, &publication, offset).escape_ascii().to_string(),
         want.escape_ascii().to_string()
@@ -90,7 +90,7 @@ proptest! {
 
 #[test]
 fn a_call_is_one_command() {
-    let caller = Caller::new(Names::new("g", 0, 1), "a\"b", 600_000, message_json);
+    let caller = Caller::new(Names::new("g", 0, 1), "a\"b", 600_000, message);
     let mut message = publication("r", "1", None);
     message.client_id_given = true;
     let call = Call {
