@@ -167,7 +167,7 @@ impl Gauge {
             Some(b'>') if self.owed.len() == 1 => self.is_push = true,
             Some(_) => return Err(WireError::garbage("no kind of value", line)),
         }
-        let Some(end) = memchr::memmem::find(&line[self.searched..], b"\r\n") else {
+        let Some(end) = crlf(&line[self.searched..]) else {
             // The last byte may be a CR.
             self.searched = line.len().saturating_sub(1);
             // Two more may be its end.
@@ -254,6 +254,13 @@ impl Gauge {
             self.owed.pop();
         }
     }
+}
+
+/// Where the first CRLF is.
+fn crlf(bytes: &[u8]) -> Option<usize> {
+    let is_end = |&at: &usize| at > 0 && bytes[at - 1] == b'\r';
+    let end = memchr::memchr_iter(b'\n', bytes).find(is_end)?;
+    Some(end - 1)
 }
 
 fn too_large(max: usize, of: &'static str) -> WireError {

@@ -107,6 +107,7 @@ pub struct Session {
     resp3: bool,
     version: Option<String>,
     role: Option<String>,
+    mode: Option<String>,
     buffer: BytesMut,
     gauge: Gauge,
 }
@@ -121,6 +122,7 @@ impl Session {
             resp3: false,
             version: None,
             role: None,
+            mode: None,
             buffer: BytesMut::new(),
             gauge: Gauge::default(),
         }
@@ -134,6 +136,11 @@ impl Session {
     /// Whether RESP3 was agreed.
     pub fn is_resp3(&self) -> bool {
         self.resp3
+    }
+
+    /// `standalone`, `cluster` or `sentinel`, where it says so (RESP3).
+    pub fn mode(&self) -> Option<&str> {
+        self.mode.as_deref()
     }
 
     /// Appends what is sent first. Once, when connected.
@@ -243,6 +250,7 @@ impl Session {
         for pair in value.as_list().unwrap_or_default().chunks_exact(2) {
             match pair[0].as_text().map(|name| &name[..]) {
                 Some(b"version") => self.version = pair[1].to_text(),
+                Some(b"mode") => self.mode = pair[1].to_text(),
                 Some(b"role") => self.role = pair[1].to_text(),
                 _ => {}
             }

@@ -80,6 +80,7 @@ fn kinds_of_resp2() {
     check("-OOM full\r\n", &["OutOfMemory:OOM full"]);
     check("*1\r\n-NOSCRIPT none\r\n", &["[NoScript:NOSCRIPT none]"]);
     check("+a\rb\r\n+\r\n", &[r"'a\rb'", "''"]);
+    check("+\na\r\r\n+\n\r\n", &[r"'\na\r'", r"'\n'"]);
 }
 
 #[test]

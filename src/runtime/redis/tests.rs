@@ -230,6 +230,7 @@ fn logins() {
             let told = format!("{inputs:?}");
             assert!(told.contains(want), "{login}: {told}");
             if session.is_ready() {
+                assert_eq!(session.mode(), Some("standalone"));
                 room.send(COMMANDS, &["CLIENT", "INFO"]);
                 let inputs = room.inputs(COMMANDS, &mut session, 1).await;
                 let told = format!("{inputs:?}");
