@@ -275,4 +275,10 @@ pub(crate) struct BareServer {
     pub(crate) port: u16,
     #[arg(long)]
     pub(crate) members: usize,
+    /// The name of its room.
+    #[arg(long)]
+    pub(crate) room: String,
+    /// The run that its messages are of.
+    #[arg(long)]
+    pub(crate) run: u32,
 }

@@ -73,7 +73,7 @@ fn run(flags: &Flags) -> Result<Option<Report>, String> {
         Scenario::Ledger(ledger) => ledger::run(common, ledger, &stop)?,
         Scenario::Verify(verify) => ledger::verify(common, verify, &stop)?,
         Scenario::BareServer(bare) => {
-            bare::serve(bare)?;
+            bare::serve(bare, common.payload)?;
             return Ok(None);
         }
     };
