@@ -366,6 +366,12 @@ pub(crate) struct BareServer {
     pub(crate) port: u16,
     #[arg(long)]
     pub(crate) members: usize,
+    /// The name of its room.
+    #[arg(long)]
+    pub(crate) room: String,
+    /// The run that its messages are of.
+    #[arg(long)]
+    pub(crate) run: u32,
 }
 
 /// Flags of `relay`.

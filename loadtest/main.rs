@@ -80,7 +80,7 @@ fn run(flags: &Flags) -> Result<Option<Report>, String> {
         Scenario::Ledger(ledger) => receipts::run(common, ledger, &stop)?,
         Scenario::Verify(verify) => ledger::verify(common, verify, &stop)?,
         Scenario::BareServer(bare) => {
-            bare::serve(bare)?;
+            bare::serve(bare, common.payload)?;
             return Ok(None);
         }
         Scenario::Relay(flags) => {

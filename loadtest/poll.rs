@@ -363,7 +363,10 @@ impl Swarm {
         let mut handled = 0;
         for event in &events {
             let id = event.data.u64();
-            if id != TIMER {
+            if id == TIMER {
+                // It would be reported again without end, and every wait be none.
+                self.set_timer(Duration::ZERO)?;
+            } else {
                 handled += 1;
                 self.on_ready(id as usize, event.flags, handler);
             }
@@ -374,21 +377,31 @@ impl Swarm {
 
     /// Short waits need the timer: epoll counts in milliseconds.
     fn arm(&mut self, wait: Duration) -> Result<Timespec, String> {
+        let millis = if wait.is_zero() || wait > Duration::from_millis(20) {
+            wait.as_millis() as i64
+        } else {
+            self.set_timer(wait)?;
+            100
+        };
+        Ok(Timespec {
+            tv_sec: millis / 1000,
+            tv_nsec: millis % 1000 * 1_000_000,
+        })
+    }
+
+    /// Arms the timer; zero: disarms it.
+    fn set_timer(&self, wait: Duration) -> Result<(), String> {
         let spec = |d: Duration| Timespec {
             tv_sec: d.as_secs() as _,
             tv_nsec: d.subsec_nanos().into(),
         };
-        if wait.is_zero() || wait > Duration::from_millis(20) {
-            let millis = Duration::from_millis(wait.as_millis() as u64);
-            return Ok(spec(millis));
-        }
         let value = Itimerspec {
             it_interval: spec(Duration::ZERO),
             it_value: spec(wait),
         };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &value)
-            .map_err(|error| format!("timerfd: {error}"))?;
-        Ok(spec(Duration::from_millis(100)))
+            .map(drop)
+            .map_err(|error| format!("timerfd: {error}"))
     }
 
     fn on_ready(&mut self, id: usize, flags: epoll::EventFlags, handler: &mut impl Handler) {
@@ -469,5 +482,26 @@ impl Swarm {
             slot.tail = Vec::new();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{Fleet, Plan};
+
+    #[test]
+    fn a_long_wait_after_a_short_one_is_no_spin() {
+        let target = Target {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            path: "/".into(),
+            sources: Vec::new(),
+        };
+        let mut swarm = Swarm::new(target, Instant::now()).unwrap();
+        let mut fleet = Fleet::new(Plan::default());
+        swarm.turn(&mut fleet, Duration::from_millis(1)).unwrap();
+        let start = Instant::now();
+        swarm.turn(&mut fleet, Duration::from_millis(40)).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(30));
     }
 }

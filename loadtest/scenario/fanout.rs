@@ -11,10 +11,13 @@ use crate::stat::Metrics;
 
 /// What one run showed of how the server sends.
 struct Shape {
+    deliveries: u64,
     deliveries_per_cpu_second: Option<f64>,
     frame_bytes: f64,
     /// Messages a send, and whether the server's own counters said so.
     batch: (f64, bool),
+    own_busy: f64,
+    frames_per_read: f64,
 }
 
 /// Runs the scenario.
@@ -22,7 +25,8 @@ pub(crate) fn run(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<Repor
     if fanout.versus_bare {
         return versus_bare(common, fanout, stop);
     }
-    once(common, fanout, stop).map(|(report, _)| report)
+    let mut world = bring_up(common, fanout, stop)?;
+    measure(&mut world, fanout).map(|(report, _)| report)
 }
 
 fn plan(common: &Common, fanout: &Fanout) -> Result<Plan, String> {
@@ -52,11 +56,23 @@ fn plan(common: &Common, fanout: &Fanout) -> Result<Plan, String> {
     })
 }
 
-fn once(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<(Report, Shape), String> {
+fn bring_up<'a>(common: &'a Common, fanout: &Fanout, stop: &'a Stop) -> Result<World<'a>, String> {
     let mut world = World::new(plan(common, fanout)?, common, stop)?;
-    let address = common.target()?.address;
     world.bring_up(0..world.fleet.plan().connections(), false)?;
     world.drive_for(0.2)?;
+    Ok(world)
+}
+
+fn measure(world: &mut World<'_>, fanout: &Fanout) -> Result<(Report, Shape), String> {
+    let common = world.common;
+    let address = common.target()?.address;
+    for histogram in [
+        &mut world.fleet.latency,
+        &mut world.fleet.round_trip,
+        &mut world.fleet.lag,
+    ] {
+        histogram.reset();
+    }
     let (metrics, traffic) = (Metrics::scrape(address), world.swarm.traffic);
     let pace = match fanout.rate {
         Some(rate) => Pace::Every {
@@ -93,7 +109,7 @@ fn once(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<(Report, Shape)
     report.push_latency("latency", &world.fleet.latency);
     report.push_latency("round_trip", &world.fleet.round_trip);
     report.push_latency("ack", &world.fleet.ack_latency);
-    push_lag(&world, &mut report);
+    push_lag(world, &mut report);
     let frames = (world.swarm.traffic.frames - traffic.frames).max(1) as f64;
     let reads = (world.swarm.traffic.reads - traffic.reads).max(1) as f64;
     let bytes = (world.swarm.traffic.bytes - traffic.bytes) as f64;
@@ -112,6 +128,9 @@ fn once(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<(Report, Shape)
         (None, None) => (frames / reads, false),
     };
     let shape = Shape {
+        deliveries: after.delivered - before.delivered,
+        own_busy: (after.own_cpu - before.own_cpu) / ((after.now - before.now) as f64 / 1e9),
+        frames_per_read: frames / reads,
         deliveries_per_cpu_second: after.deliveries_per_cpu_second(&before),
         frame_bytes: bytes / frames,
         batch,
@@ -123,35 +142,49 @@ fn once(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<(Report, Shape)
     Ok((report, shape))
 }
 
-/// A, B, A, B, …: the server's run, then the bare server at the same bytes and sends.
+/// A, B, A, B, …: the server's run, then the bare server at the same bytes and sends. Both keep
+/// their connections throughout, so a turn may be short: what the machine does to one it does to
+/// the other.
 fn versus_bare(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<Report, String> {
-    let connections = fanout.rooms * fanout.members;
+    let mut world = bring_up(common, fanout, stop)?;
+    let members = world.fleet.plan().members.len();
+    let publishers = fanout.publishers.min(members);
+    let mut bare = Bare::start(world.fleet.plan(), publishers, fanout.server_core, stop)?;
     let (mut ours, mut bare_rates, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut last = None;
     for turn in 0..fanout.turns.max(1) {
-        let (mut report, shape) = once(common, fanout, stop)?;
+        let (mut report, shape) = measure(&mut world, fanout)?;
         if stop.is_set() {
             return Ok(report);
         }
         let our_rate = shape
             .deliveries_per_cpu_second
             .ok_or("no CPU seconds were read: is --pid the server's?")?;
-        let load = Load {
+        let frames = shape.deliveries as f64 / members as f64;
+        let load = |share: f64| Load {
             frame_bytes: shape.frame_bytes.round() as usize,
-            batch: shape.batch.0.round().max(1.0) as usize,
-            seconds: common.seconds,
+            frames: (frames * share).ceil() as u64,
+            rounds: (frames * share / shape.batch.0).ceil() as u64,
         };
-        let mut bare = Bare::start(connections, fanout.server_core, stop)?;
-        let result = bare.run(&load)?;
+        bare.run(&load(common.warmup / common.seconds))?;
+        let result = bare.run(&load(1.0))?;
         let bare_rate = result.deliveries_per_cpu_second();
+        let (server_busy, own_busy) = result.busy;
         eprintln!(
-            "turn {turn}: {our_rate:.0} deliveries per server-CPU-second, bare {bare_rate:.0}, \
-             {} bytes, {} a send",
-            load.frame_bytes, load.batch
+            "turn {turn}: {our_rate:.0} deliveries per server-CPU-second, bare {bare_rate:.0}: \
+             {:.3} of its CPU; {:.0} bytes, {:.1} a send; reader busy {:.2}, for bare \
+             {own_busy:.2}; {:.0} a read, for bare {:.0}; bare busy {server_busy:.2}, {} sends cut",
+            bare_rate / our_rate,
+            shape.frame_bytes,
+            shape.batch.0,
+            shape.own_busy,
+            shape.frames_per_read,
+            result.frames_per_read,
+            result.cut,
         );
         ours.push(our_rate);
         bare_rates.push(bare_rate);
-        ratios.push(our_rate / bare_rate);
+        ratios.push(bare_rate / our_rate);
         if !report.is_proven() {
             report.note("this turn ended the comparison");
             return Ok(report);
@@ -162,10 +195,11 @@ fn versus_bare(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<Report, 
     let list = |values: &[f64]| values.iter().map(|v| round(*v)).collect::<Vec<_>>();
     report.push("versus_ours", list(&ours));
     report.push("versus_bare", list(&bare_rates));
-    report.push("versus_ratios", list(&ratios));
+    report.push("versus_cpu_per_delivery", list(&ratios));
     report.push_some("versus_ours_median", median(&ours).map(f64::round));
     report.push_some("versus_bare_median", median(&bare_rates).map(f64::round));
-    report.push_some("versus_ratio_median", median(&ratios).map(round));
+    let ratio = median(&ratios).map(round);
+    report.push_some("versus_cpu_per_delivery_median", ratio);
     Ok(report)
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Mark {
     pub(crate) resident: Option<u64>,
     redis_cpu: Option<f64>,
     redis: Option<Counters>,
-    own_cpu: f64,
+    pub(crate) own_cpu: f64,
     own_wait: Option<f64>,
 }
 
