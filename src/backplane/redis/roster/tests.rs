@@ -556,3 +556,45 @@ fn who_says_hello_is_answered_and_who_finds_the_hash_wanting_too() {
         assert_eq!(restored, is_done, "{asks:?}");
     }
 }
+
+#[test]
+fn nobody_vanishes_while_the_channel_is_silent_nor_at_once_when_it_is_heard_again() {
+    let echo = br#"{"instance_id":"me","nonce":7,"hello":true}"#;
+    let mut roster = acquainted();
+    roster.on_control(0, echo, &mut vec![]);
+    for now in (0..20_000).step_by(250) {
+        assert_eq!(
+            tick(&mut roster, now),
+            none(),
+            "{now}: we do not hear ourselves either"
+        );
+    }
+    for now in (20_000..34_000).step_by(250) {
+        if now % 5000 == 0 {
+            roster.on_control(now, echo, &mut vec![]);
+        }
+        assert_eq!(tick(&mut roster, now), none(), "{now}: its time began anew");
+    }
+    assert_eq!(tick(&mut roster, 34_000), ["-a/ann/Ann"]);
+    assert_eq!(roster.instances().count(), 0);
+}
+
+#[test]
+fn what_was_told_while_a_snapshot_was_read_and_is_not_in_it_is_read_again() {
+    let mut roster = acquainted();
+    hear(&mut roster, 0, r#""digest":{"n":5,"count":1,"hash":"1"}"#);
+    tick(&mut roster, 300);
+    assert!(asks(&mut roster).contains(&"FETCH o".to_owned()));
+    hear(
+        &mut roster,
+        300,
+        r#""members":{"n":9,"join":[["a","bob"]]}"#,
+    );
+    assert_eq!(snapshot(&mut roster, 301, &["=1 7 1", "a/ann=Ann"]), none());
+    tick(&mut roster, 2000);
+    assert!(asks(&mut roster).contains(&"FETCH o".to_owned()));
+    assert_eq!(
+        snapshot(&mut roster, 2001, &["=1 9 1", "a/bob="]),
+        ["+a/bob/"]
+    );
+}
