@@ -1,6 +1,6 @@
-//! The ledger over several instances: every client is member and publisher of a room, comes back to
-//! another instance with `since` whenever its connection ends, and sends again with the same id what
-//! was not acked. At the end acks are held against what every client received.
+//! The ledger over several instances: every client is member and publisher of a room, comes back
+//! to another instance with `since` whenever its connection ends, and sends again with the same id
+//! what was not acked. At the end acks are held against what every client received.
 //!
 //! ```text
 //! client i: room i mod rooms, first on instance (i / rooms) mod n
