@@ -1,6 +1,6 @@
-//! The ledger over several instances: every client is member and publisher of a room, comes back to
-//! another instance with `since` whenever its connection ends, and sends again with the same id what
-//! was not acked. At the end acks are held against what every client received.
+//! The ledger over several instances: every client is member and publisher of a room, comes back
+//! to another instance with `since` whenever its connection ends, and sends again with the same id
+//! what was not acked. At the end acks are held against what every client received.
 //!
 //! ```text
 //! client i: room i mod rooms, first on instance (i / rooms) mod n
@@ -177,6 +177,24 @@ struct Clients {
     failed: u64,
     /// Connections given up for want of an ack or of `joined`.
     given_up: u64,
+    silence: Silence,
+}
+
+/// The longest time in which nobody received anything, though something came after it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Silence {
+    received: u64,
+    since: u64,
+    longest: u64,
+}
+
+impl Silence {
+    fn look(&mut self, received: u64, now: u64) {
+        if received > self.received {
+            self.longest = self.longest.max(now.saturating_sub(self.since));
+            (self.received, self.since) = (received, now);
+        }
+    }
 }
 
 impl Clients {
@@ -192,6 +210,11 @@ impl Clients {
             disconnected: 0,
             failed: 0,
             given_up: 0,
+            silence: Silence {
+                received: world.fleet.checker.tally.delivered,
+                since: world.swarm.now(),
+                longest: 0,
+            },
         }
     }
 
@@ -206,6 +229,7 @@ impl Clients {
                 self.on_ended(id, world);
             }
             let now = world.swarm.now();
+            self.silence.look(world.fleet.checker.tally.delivered, now);
             if now - self.looked > LOOK_NANOS {
                 self.looked = now;
                 self.give_up(now, world);
@@ -277,6 +301,7 @@ fn push_told(world: &World<'_>, clients: &Clients, report: &mut Report) {
         ("reconnects_failed", clients.failed),
         ("given_up", clients.given_up),
         ("away_at_end", (clients.ways.len() - fleet.ready) as u64),
+        ("longest_silence_ms", clients.silence.longest / 1_000_000),
         ("degraded_told", told.degraded),
         ("healed_told", told.healed),
         ("pending_told", told.pending),
@@ -388,6 +413,17 @@ mod tests {
         let report = check(Fault::None, &WHOLE, true);
         assert_eq!(count(&report, "received"), 1800);
         assert_eq!(count(&report, "disconnected"), 0);
+    }
+
+    #[test]
+    fn silence_counts_once_something_comes() {
+        let mut silence = Silence::default();
+        for (received, now, longest) in [(1, 5, 5), (1, 50, 5), (2, 60, 55), (9, 61, 55)] {
+            silence.look(received, now);
+            assert_eq!(silence.longest, longest);
+        }
+        silence.look(9, 1000);
+        assert_eq!(silence.longest, 55);
     }
 
     #[test]
