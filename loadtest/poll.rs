@@ -488,7 +488,8 @@ impl Swarm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::{Fleet, Plan};
+    use crate::fleet::Fleet;
+    use crate::plan::Plan;
 
     #[test]
     fn a_long_wait_after_a_short_one_is_no_spin() {
@@ -497,7 +498,7 @@ mod tests {
             path: "/".into(),
             sources: Vec::new(),
         };
-        let mut swarm = Swarm::new(target, Instant::now()).unwrap();
+        let mut swarm = Swarm::new(vec![target], Instant::now()).unwrap();
         let mut fleet = Fleet::new(Plan::default());
         swarm.turn(&mut fleet, Duration::from_millis(1)).unwrap();
         let start = Instant::now();

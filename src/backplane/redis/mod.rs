@@ -13,6 +13,7 @@
 //! | `names` | the names in Redis, by prefix and partition (PROTOCOL 5) |
 //! | `script` | the Lua scripts: their arguments and replies |
 //! | `envelope` | an envelope or an entry -> [`Item`] |
+//! | `stream_page` | one page of the stream, and how long the next is to be |
 //! | `order` | which item is next; holes, repair, epochs |
 //! | `partition_log` | the recent items of a partition, by room |
 //! | `recall` | reading the stream for those who come back, once for all who wait |

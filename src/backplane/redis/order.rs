@@ -210,7 +210,9 @@ impl Order {
             self.lost_before_repair = Some(self.gaps.lost);
             self.gaps.seen += 1;
         }
-        if self.steps_back == 0 {}
+        if self.steps_back == 0 {
+            self.cursor = self.cursor.max(current.entry);
+        }
         self.reading = Some(Reading {
             goal,
             at: self.cursor,

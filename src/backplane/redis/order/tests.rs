@@ -137,6 +137,8 @@ struct World {
     start: Key,
     last: Key,
     passed: BTreeSet<Key>,
+    /// What the channel brought; all of it fits into what may be held.
+    brought: BTreeSet<Key>,
 }
 
 impl World {
@@ -159,6 +161,7 @@ impl World {
             stored: (1..=redis.seq).map(|seq| (1, seq)).collect(),
             last: start,
             passed: BTreeSet::new(),
+            brought: BTreeSet::new(),
             start,
             redis,
         };
@@ -206,6 +209,7 @@ impl World {
                 for _ in 0..count {
                     let at = usize::from(index).min(self.channel.len().saturating_sub(1));
                     if let Some(item) = self.channel.remove(at) {
+                        self.brought.insert(key_of(&item));
                         self.order.on_live(item, &mut out);
                     }
                 }
@@ -288,6 +292,8 @@ impl World {
                     assert!(from_seq <= to_seq);
                     let n = u64::from_str_radix(&epoch.as_str()[..12], 16).unwrap();
                     assert!(self.stored.contains(&(n, to_seq)), "lost is what there was");
+                    let lost = (epoch, from_seq)..=(epoch, to_seq);
+                    assert_eq!(self.brought.range(lost).next(), None, "it was here");
                     self.last.1 = to_seq;
                 }
             }
@@ -340,7 +346,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
-        cases: 2000,
+        cases: 300,
         ..ProptestConfig::default()
     })]
 

@@ -68,7 +68,7 @@ impl<T: Origin> Partition<T> {
             Page::Older => match self.why_away() {
                 Some(why) => self.push_page(room.clone(), epoch, from, Err(why)),
                 None => {
-                    let before = self.log.first();
+                    let before = self.log.first().map(|(.., entry)| entry);
                     self.recall.want(room, epoch, from, newest, before);
                     self.answer_recalled();
                 }
