@@ -6,6 +6,7 @@
 //! | `sockets`, `listen` | the two calls that every message goes through; listening |
 //! | `mailbox` | mail between threads, and whom to wake |
 //! | `store` | the threads that wait for the disk |
+//! | `spool` | the thread and the files of what is held while Redis is away |
 //! | `stats` | counters for whoever asks, `/health`, `/ready`, `/metrics` |
 //! | `signals`, [`ask`] | being asked to end; asking |
 //! | `driver` | io_uring or epoll |
@@ -19,6 +20,9 @@ mod listen;
 pub mod mailbox;
 mod signals;
 mod sockets;
+/// Reachable only until the shards' backplane over Redis uses it.
+#[doc(hidden)]
+pub mod spool;
 mod stats;
 mod store;
 mod tasks;
