@@ -112,6 +112,8 @@ pub const SPOOL_RECORD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Records that are left to hand over, from which on new ones wait in memory and no longer go
 /// through the disk, so that the hand-over comes to its end under load too.
 pub const SPOOL_LAST_RECORDS: u64 = 4096;
+/// Records that are handed over, after which the spool's position is written down.
+pub const SPOOL_POSITION_RECORDS: u64 = 4096;
 /// How long a spool that could not be written refuses before it is tried again, in ms.
 pub const SPOOL_RETRY_MS: u64 = 1_000;
 

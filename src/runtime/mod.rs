@@ -7,6 +7,7 @@
 //! | `mailbox` | mail between threads, and whom to wake |
 //! | `store` | the threads that wait for the disk |
 //! | `redis` | the sockets of the links to Redis |
+//! | `spool` | the thread and the files of what is held while Redis is away |
 //! | `stats` | counters for whoever asks, `/health`, `/ready`, `/metrics` |
 //! | `signals`, [`ask`] | being asked to end; asking |
 //! | `driver` | io_uring or epoll |
@@ -21,6 +22,7 @@ pub mod mailbox;
 mod redis;
 mod signals;
 mod sockets;
+mod spool;
 mod stats;
 mod store;
 mod tasks;
