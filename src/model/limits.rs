@@ -97,3 +97,11 @@ pub const READ_BYTES_AIM: usize = 1024 * 1024;
 const _: () = assert!(ENVELOPE_BYTES_MAX > (64 << 20) + METADATA_BYTES_MAX + 4 * NAME_BYTES_MAX);
 const _: () = assert!(READ_ENTRIES_MAX < HELD_ITEMS_MAX && READ_BYTES_AIM < HELD_BYTES_MAX);
 const _: () = assert!(READ_RETRY_MS_MIN < READ_RETRY_MS_MAX);
+/// Pages of rooms that wait for the stream to be read at once.
+pub const RECALL_WAITING_MAX: usize = 10_000;
+/// Bytes of frames that are collected for them.
+pub const RECALL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Places in the stream that are remembered, at which a room's next page begins.
+pub const RECALL_BOOKMARKS_MAX: usize = 10_000;
+
+const _: () = assert!(PAGE_BYTES_MAX < RECALL_BYTES_MAX);
