@@ -145,7 +145,7 @@ impl<T: Origin> Partition<T> {
                 }
             },
             Question::Recall(count, backwards) => match self.page(&value, count, backwards) {
-                Some(page) => self.on_recall_page(page),
+                Some(page) => self.on_recall_page(&page),
                 None => {
                     self.on_recall_failed();
                     self.on_odd(moment, value);
