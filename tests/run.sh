@@ -32,6 +32,7 @@ need() {
 }
 need cc gcc libc6-dev
 need python3 python3
+need redis-server redis-server
 
 # The settings of whoever runs this are not the tests' business.
 for name in $(compgen -e | grep -E '^(RINGCAST_.*|SERVER_PORT|INSTANCE_ID|REDIS_URL|POSTGRES_URL|WORKER_ENABLED|WORKER_ID|BATCH_SIZE|BATCH_TIMEOUT|Redis__Mode|KEY_PREFIX)$'); do

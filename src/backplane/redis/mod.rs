@@ -48,6 +48,8 @@
 
 pub mod breaker;
 pub mod envelope;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod names;
 pub mod order;
 pub mod partition_log;
