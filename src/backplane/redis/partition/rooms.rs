@@ -96,7 +96,7 @@ impl<T: Origin> Partition<T> {
 
     /// Why nothing can be read now.
     fn why_away(&self) -> Option<String> {
-        let is_away = self.keep.degraded;
+        let is_away = !self.breaker.is_closed();
         is_away.then(|| "Redis is away; try again when it is back".to_owned())
     }
 

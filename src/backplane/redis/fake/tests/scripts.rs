@@ -7,7 +7,7 @@ use super::*;
 use crate::backplane::redis::names::Names;
 use crate::backplane::redis::script::publish::{Call, Caller};
 use crate::model::{Epoch, MessageId, Publication, RoomName, Timestamp};
-use crate::protocol::event::message;
+use crate::protocol::event;
 
 fn ask(redis: &mut Connection, command: &str) -> Parsed {
     let mut out = vec![];
@@ -56,7 +56,7 @@ fn publication(room: &str, id: u128, payload: &str) -> Publication {
 }
 
 fn publish(redis: &mut Connection, sha: &str, first: u64, messages: &[&Publication]) -> Parsed {
-    let caller = Caller::new(Names::new("g", 0, 1), "in\"st", 600_000, message);
+    let caller = Caller::new(Names::new("g", 0, 1), "in\"st", 600_000, event::message);
     let call = Call {
         producer: "p",
         base: first,
@@ -91,7 +91,7 @@ fn frames_are_those_that_rust_writes() {
             assert_eq!(reply[4], Parsed::Line(':', (j + 1).to_string()));
             message.offset = j as u64 + 1;
             let mut frame = vec![];
-            message(&mut frame, &message);
+            event::message(&mut frame, &message);
             let entries = list(ask(&mut redis, "XREVRANGE g:messages:stream + - COUNT 1"));
             let entry = list(entries[0].clone());
             let want = format!(
