@@ -6,10 +6,10 @@
 //!    ack ◀── its reply                    (one pipelined connection, one that subscribes)
 //! ```
 //!
-//! One thread, one epoll. No history, no ids, no resume, no epoch; an ack means that Redis answered,
-//! and says no offset. A room's offsets are the order in which the channel brings its messages:
-//! all relays see one order, so they agree as long as all were up before the room's first message.
-//! A `message` frame has the members and, nearly, the length of ringcast's, so that bytes compare.
+//! One thread, one epoll. No history, no ids, no resume, no epoch; an ack means that Redis answered
+//! and says no offset. A room's offsets are the order in which the channel brings its messages: all
+//! relays see one order, so they agree if all were up before the room's first message. A `message`
+//! frame has the members and, nearly, the length of ringcast's, so that bytes compare.
 
 mod line;
 

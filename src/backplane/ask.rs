@@ -1,6 +1,7 @@
 //! What a backplane asks of the machine room, and the answers.
 
 use super::link::{LinkAsk, LinkEvent};
+use super::redis::spool::{SpoolAsk, SpoolEvent};
 use crate::model::{Epoch, Publication, RoomName};
 
 /// What a backplane asks for.
@@ -10,6 +11,8 @@ pub enum Ask {
     Store(StoreRequest),
     /// Of a connection to Redis.
     Link(LinkAsk),
+    /// Of the spool.
+    Spool(SpoolAsk),
     /// That operators are told.
     Warn(String),
     /// That this process ends, since it can't keep what it promises: why.
@@ -23,6 +26,8 @@ pub enum Answer {
     Store(StoreReply),
     /// Something happened to a connection to Redis.
     Link(LinkEvent),
+    /// By the spool.
+    Spool(SpoolEvent),
 }
 
 /// A question to the store.

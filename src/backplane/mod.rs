@@ -268,6 +268,7 @@ impl<T: Origin> Backplane<T> {
         match (self, answer) {
             (Self::Embedded(embedded), Answer::Store(reply)) => embedded.on_store(reply),
             (Self::Redis(partition), Answer::Link(event)) => partition.on_link(moment, event),
+            (Self::Redis(partition), Answer::Spool(event)) => partition.on_spool(moment, event),
             (_, answer) => debug_assert!(false, "nobody asked for {answer:?}"),
         }
     }

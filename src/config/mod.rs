@@ -57,6 +57,8 @@ pub struct Config {
     pub redis: Option<Address>,
     /// First part of every name in Redis.
     pub key_prefix: String,
+    /// Bytes of what is held while Redis is away.
+    pub spool_bytes: usize,
     /// What stays in the stream at least; zero: no limit by age.
     pub stream_retention: Duration,
     /// What stays in it at most where nothing consumes it, in bytes; 0: no limit.

@@ -119,6 +119,7 @@ fn unset() -> Config {
         instance_id: Name::default(),
         redis: None,
         key_prefix: String::new(),
+        spool_bytes: 0,
         stream_retention: Duration::ZERO,
         stream_bytes: 0,
         bind: IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -147,7 +147,7 @@ pub static SETTINGS: &[Setting] = &[
         "data-dir",
         "./data",
         "DIR",
-        "embedded store, lock, drain socket",
+        "embedded store, spool, lock, drain socket",
         |c, t| put(&mut c.data_dir, Ok(t.into())),
     ),
     setting(
@@ -328,6 +328,13 @@ pub static SETTINGS: &[Setting] = &[
         "TIME",
         "how long clients' message ids are remembered",
         |c, t| put(&mut c.dedupe_window, duration(t, ms(0, 7 * DAY))),
+    ),
+    setting(
+        "spool-bytes",
+        "1GiB",
+        "SIZE",
+        "what is held on disk at most while Redis is away",
+        |c, t| put(&mut c.spool_bytes, size(t, 1 << 16..=1 << 50)),
     ),
     setting(
         "stream-retention",

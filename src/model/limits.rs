@@ -231,3 +231,11 @@ pub const OFFSETS_ASKED_MAX: usize = 500;
 
 const _: () = assert!(2 * LEASE_RENEW_MS < LEASE_MS);
 const _: () = assert!(POLL_MS < SUBSCRIBER_SILENCE_MS);
+/// Pages of rooms that wait for the stream to be read at once.
+pub const RECALL_WAITING_MAX: usize = 10_000;
+/// Bytes of frames that are collected for them.
+pub const RECALL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Places in the stream that are remembered, at which a room's next page begins.
+pub const RECALL_BOOKMARKS_MAX: usize = 10_000;
+
+const _: () = assert!(PAGE_BYTES_MAX < RECALL_BYTES_MAX);

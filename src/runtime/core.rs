@@ -21,6 +21,7 @@ use rustix::net::Shutdown;
 use super::mailbox::{Letter, Mailbox, Post};
 use super::redis::{Links, Target};
 use super::sockets::{Received, Sockets};
+use super::spool::SpoolHandle;
 use super::stats::Stats;
 use super::store::{StoreHandle, wall_clock};
 use crate::backplane::link::LinkEvent;
@@ -45,6 +46,7 @@ pub(super) struct Core {
     shards: u16,
     store: Option<StoreHandle>,
     links: Option<Links>,
+    spool: Option<SpoolHandle>,
     pub(super) stats: Arc<Stats>,
     effects: Vec<Effect>,
     buffer: Vec<u8>,
@@ -73,8 +75,10 @@ pub(super) struct Seed {
     pub(super) stats: Arc<Stats>,
     pub(super) flush_interval: Duration,
     pub(super) began: Instant,
-    /// Where its links to Redis go, if it has any.
+    /// Where its links to Redis go, if it has any, and what holds publications meanwhile.
     pub(super) redis: Option<Target>,
+    /// See `redis`.
+    pub(super) spool: Option<SpoolHandle>,
 }
 
 /// How a turn ended.
@@ -136,6 +140,7 @@ impl Core {
             shards: seed.shards,
             store: seed.store,
             links: None,
+            spool: seed.spool,
             stats: seed.stats,
             effects: Vec::new(),
             buffer: vec![0; READ_BYTES_MAX],
@@ -288,6 +293,7 @@ impl Core {
         if self.is_done(now.ms) {
             // The store's threads end when no shard can ask them any more.
             self.store = None;
+            self.spool = None;
             Turn::Done
         } else if more || self.kicked {
             Turn::More
@@ -361,6 +367,11 @@ impl Core {
             Ask::Link(ask) => {
                 if let Some(links) = &mut self.links {
                     links.ask(ask);
+                }
+            }
+            Ask::Spool(ask) => {
+                if let Some(spool) = &self.spool {
+                    spool.ask(ask);
                 }
             }
             Ask::Warn(why) => tracing::warn!("{why}"),

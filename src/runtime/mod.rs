@@ -46,7 +46,7 @@ use redis::Target;
 use stats::Stats;
 use store::wall_clock;
 
-use crate::backplane::redis as redis_settings;
+use crate::backplane::{Answer, redis as redis_settings};
 use crate::config::{Config, Driver, SlowConsumer, StoreKind};
 use crate::model::limits::REMEMBERED_IDS_MAX;
 use crate::model::{Epoch, Timestamp};
@@ -155,6 +155,16 @@ impl Instance {
             None => (None, Vec::new(), Vec::new()),
         };
         let options = Arc::new(options(config, shards, keeping));
+        // With one partition its home is the first shard.
+        let mut spools = Vec::new();
+        let mut store_threads = store_threads;
+        if target.is_some() {
+            let (dir, post) = (config.data_dir.join("spool/0"), post.clone());
+            let answer = move |event| post.send(0, Letter::Answer(Answer::Spool(event)));
+            let (handle, thread) = spool::start(&dir, answer)?;
+            spools.push(handle);
+            store_threads.push(thread);
+        }
         let mut threads = Vec::new();
         for (id, (listener, mailbox)) in listeners.into_iter().zip(boxes).enumerate() {
             let mut shard = Shard::new(id as ShardId, options.clone(), fastrand::u64(..));
@@ -175,8 +185,8 @@ impl Instance {
                 stats: stats.clone(),
                 flush_interval: config.flush_interval,
                 began,
-                // With one partition its home is the first shard.
                 redis: target.clone().filter(|_| id == 0),
+                spool: spools.pop(),
             };
             let core = config.pin_cores.then(|| cores[id % cores.len()]);
             threads.push(start_shard(seed, listener, kind, entries, core)?);
@@ -294,6 +304,7 @@ fn keeping(config: &Config) -> Result<(Keeping, Option<Target>), String> {
         stream_bytes_max: config.stream_bytes as u64,
         log_bytes_max: config.room_log_bytes / 2,
         turn_bytes_max: config.room_log_bytes / 4,
+        spool_bytes_max: config.spool_bytes as u64,
     };
     let target = Target::new(address.clone())?;
     Ok((Keeping::Redis(vec![settings]), Some(target)))

@@ -17,13 +17,13 @@ use crate::backplane::redis::spool::{SpoolAsk, SpoolEvent};
 
 /// The way to the thread.
 #[derive(Debug)]
-pub struct SpoolHandle {
+pub(super) struct SpoolHandle {
     asks: Sender<SpoolAsk>,
 }
 
 impl SpoolHandle {
     /// Passes an ask on; its answer comes by the function given to [`start`].
-    pub fn ask(&self, ask: SpoolAsk) {
+    pub(super) fn ask(&self, ask: SpoolAsk) {
         // The thread ends only when the handle is gone.
         let _ = self.asks.send(ask);
     }
@@ -35,7 +35,7 @@ impl SpoolHandle {
 /// # Errors
 ///
 /// What can't be opened, and what to do.
-pub fn start(
+pub(super) fn start(
     dir: &Path,
     answer: impl Fn(SpoolEvent) + Send + 'static,
 ) -> Result<(SpoolHandle, JoinHandle<()>), String> {

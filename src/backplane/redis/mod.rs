@@ -49,6 +49,8 @@
 
 pub mod breaker;
 pub mod envelope;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod names;
 pub mod order;
 mod partition;

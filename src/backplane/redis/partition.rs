@@ -9,6 +9,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `partition/away` | the breaker, the spool, and what is told of them |
 //! | `partition/keep` | connecting, login, hello, lease, polls: all that time drives |
 //! | `partition/replies` | questions, and what their replies mean |
 //! | `partition/rooms` | rooms that are followed: opening, order, losses, the past |
@@ -20,6 +21,7 @@
 //! Invariants: an outcome in `ready` is of the order; `rooms` has each room that the shard follows;
 //! `position` of an open room is that of the last `Deliver` put into `ready`.
 
+mod away;
 mod keep;
 mod replies;
 mod rooms;
@@ -40,6 +42,7 @@ use super::recall::Recall;
 use super::roster::{Roster, RosterEvent, RosterOptions};
 use super::script::Script;
 use super::script::publish::Caller;
+use super::spool::{ProducerId, SpoolState};
 use super::wire::Wire;
 use crate::backplane::link::{Link, LinkAsk, LinkEvent};
 use crate::backplane::{Ask, Encode, Moment, Origin, Outcome, Preview, Publish, Users};
@@ -68,6 +71,8 @@ pub struct Settings {
     pub retention_ms: u64,
     /// See `retention_ms`.
     pub stream_bytes_max: u64,
+    /// Bytes of what is held while Redis is away.
+    pub spool_bytes_max: u64,
     /// Bytes of the recent items that are kept.
     pub log_bytes_max: usize,
     /// Bytes of deliveries handed to the shard in one turn.
@@ -80,6 +85,8 @@ struct Whose<T> {
     origin: T,
     /// Its place is taken by its ack.
     is_skipped: bool,
+    /// [`Outcome::Held`] was told.
+    is_held: bool,
 }
 
 /// See the module. `T` is what a publish is found by.
@@ -90,12 +97,17 @@ pub struct Partition<T> {
     encode: Encode,
     caller: Caller,
     /// This run of the instance as a producer.
-    producer: String,
+    producer_id: ProducerId,
     commands: Wire<Question>,
     subscriber: Wire<()>,
     keep: keep::Keep,
     breaker: Breaker,
     publisher: Publisher<Whose<T>>,
+    /// Of what an earlier run left in the spool, while that is handed over.
+    earlier: Option<away::Earlier<T>>,
+    spool: SpoolState,
+    /// Whether it was told that Redis is away.
+    degraded: bool,
     order: Order,
     log: PartitionLog,
     recall: Recall,
@@ -143,16 +155,24 @@ impl<T: Origin> Partition<T> {
         let users_max = RosterOptions::default().users_max;
         let roster = RosterOptions { users_max, seed };
         let nonce = (random >> 64) as u64;
+        let producer_id = random.to_be_bytes();
+        let spool = SpoolState::new(producer_id, settings.spool_bytes_max);
+        let mut publisher = Publisher::new();
+        // Until it is known what an earlier run left.
+        publisher.take_for_spool();
         Self {
             names,
             encode,
             caller,
-            producer: format!("{random:032x}"),
+            producer_id,
             commands: Wire::new(Link::Commands, settings.login.clone()),
             subscriber: Wire::new(Link::Subscriber, settings.login.clone()),
             keep: keep::Keep::new(seed),
             breaker: Breaker::new(0),
-            publisher: Publisher::new(),
+            publisher,
+            earlier: None,
+            spool,
+            degraded: false,
             order: Order::new(),
             log: PartitionLog::new(settings.log_bytes_max),
             recall: Recall::new(),
@@ -189,21 +209,33 @@ impl<T: Origin> Partition<T> {
             metadata: publish.metadata,
             sent_at: moment.wall,
         };
-        let held = (!self.breaker.is_closed()).then(|| preview(&outgoing));
+        if self.degraded
+            && let Err(why) = self.spool.admits(moment.ms)
+        {
+            let (room, code) = (outgoing.room, ErrorCode::Unavailable);
+            self.outcomes.push(Outcome::Refused {
+                room,
+                code,
+                why,
+                origin,
+            });
+            return;
+        }
+        let held = self.degraded.then(|| preview(&outgoing));
         let id = outgoing.id;
-        let is_skipped = !publish.echo;
-        let whose = Whose {
+        let mut whose = Whose {
             origin: origin.clone(),
-            is_skipped,
+            is_skipped: !publish.echo,
+            is_held: held.is_some(),
         };
-        let taken = self.publisher.publish(outgoing, whose);
-        if taken == Taken::Queued {
-            if is_skipped {
-                self.skips.insert(id, origin.clone());
-            }
-            if let Some(preview) = held {
-                self.outcomes.push(Outcome::Held { preview, origin });
-            }
+        if whose.is_held {
+            whose.origin.hold();
+        }
+        if self.publisher.publish(outgoing, whose) == Taken::Queued && !publish.echo {
+            self.skips.insert(id, origin.clone());
+        }
+        if let Some(preview) = held {
+            self.outcomes.push(Outcome::Held { preview, origin });
         }
     }
 
@@ -339,13 +371,19 @@ impl<T: Origin> Partition<T> {
             self.ready_bytes -= size;
             self.outcomes.push(outcome);
         }
+        self.hand_over();
+        self.feed_spool(moment.ms);
         self.send_publishes(moment);
         self.flush();
     }
 
     /// Whether [`Partition::drive`] has something to let out or to send.
     pub(in crate::backplane) fn is_waiting(&self) -> bool {
-        !self.ready.is_empty() || (self.can_publish() && self.publisher.has_call())
+        let has_call = |publisher: &Publisher<Whose<T>>| publisher.has_call();
+        let earlier = self.earlier.as_ref();
+        let calls = has_call(&self.publisher)
+            || earlier.is_some_and(|earlier| has_call(&earlier.publisher));
+        !self.ready.is_empty() || (self.can_publish() && calls)
     }
 
     /// Whether the subscriber is to be read.
@@ -386,6 +424,7 @@ impl<T: Origin> Partition<T> {
         self.roster.tick(moment.ms, &mut events);
         self.on_roster(events);
         self.keep_up(moment);
+        self.feed_spool(moment.ms);
         self.flush();
     }
 

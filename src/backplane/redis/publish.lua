@@ -97,12 +97,15 @@ if not known[3] then
       at[name] = tonumber((numbers[i] or ''):match(' (%d+)$')) or 0
     end
   end
-  -- Who has been silent longest goes first when there are too many.
-  table.sort(names, function(a, b)
-    if at[a] == at[b] then return a < b end
-    return at[a] < at[b]
-  end)
+  -- They stand in the order of their first call; when there are too many, those who have been
+  -- silent longest go first.
   local excess = #names - (PRODUCERS_MAX - 1)
+  if excess > 0 then
+    table.sort(names, function(a, b)
+      if at[a] == at[b] then return a < b end
+      return at[a] < at[b]
+    end)
+  end
   producers = {}
   for _, name in ipairs(names) do
     if now - at[name] > PRODUCER_SILENT_MS or excess > 0 then

@@ -338,7 +338,7 @@ impl World {
                 }
                 Effect::Close(index) => self.unplug(at, index),
                 Effect::Answer(..) => panic!("no page was asked for"),
-                Effect::Backplane(Ask::Link(_) | Ask::Warn(_) | Ask::End(_)) => {
+                Effect::Backplane(Ask::Link(_) | Ask::Spool(_) | Ask::Warn(_) | Ask::End(_)) => {
                     panic!("there is no Redis")
                 }
                 Effect::Backplane(Ask::Store(request)) => {

@@ -13,14 +13,14 @@ use bytes::Bytes;
 
 use super::Partition;
 use super::replies::Question;
-use crate::backplane::redis::breaker::Change;
 use crate::backplane::redis::roster::RosterAsk;
 use crate::backplane::redis::script::Script;
 use crate::backplane::redis::script::hello::Hello;
 use crate::backplane::redis::script::publish as call;
 use crate::backplane::redis::script::{push_lease, push_trim};
+use crate::backplane::redis::spool::ProducerId;
 use crate::backplane::redis::{Place, publisher};
-use crate::backplane::{Ask, Moment, Origin, Outcome};
+use crate::backplane::{Ask, Moment, Origin};
 use crate::model::limits::{
     BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, LEASE_MS, LEASE_RENEW_MS, OFFSETS_ASKED_MAX, POLL_MS,
     SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
@@ -60,8 +60,6 @@ pub(super) struct Keep {
     subscribe_pause_ms: u64,
     poll_at_ms: u64,
     trim_at_ms: u64,
-    /// Why the breaker is open, once it was told.
-    pub(super) degraded: bool,
     pub(super) policy_asked: bool,
 }
 
@@ -83,7 +81,6 @@ impl Keep {
             poll_at_ms: 0,
             // Instances that began together don't trim together.
             trim_at_ms: seed % TRIM_MS,
-            degraded: false,
             policy_asked: false,
         }
     }
@@ -149,29 +146,34 @@ impl<T: Origin> Partition<T> {
     }
 
     pub(super) fn send_publishes(&mut self, moment: &mut Moment<'_>) {
-        let Some(sha) = self.script(Script::Publish) else {
+        let (true, Some(sha)) = (self.can_publish(), self.script(Script::Publish)) else {
             return;
         };
-        if !self.can_publish() {
-            return;
-        }
         let candidate = self.candidate(moment);
-        while let Some(next) = self.publisher.poll_call() {
-            let messages: Vec<Publication> = next.messages().cloned().map(publication).collect();
-            let (call, base, first_number) = (next.call, next.base, next.first_number);
-            let messages: Vec<&Publication> = messages.iter().collect();
-            let count = messages.len();
-            let out = self
-                .commands
-                .ask(moment.ms, Question::Publish { call, count });
-            let script = call::Call {
-                producer: &self.producer,
-                base,
-                first_number,
-                messages: &messages,
-            };
-            self.caller.push(out, &sha, candidate, &script);
-            self.counters.commands += 1;
+        let own = (self.producer_id, &mut self.publisher);
+        let earlier = self.earlier.as_mut();
+        let earlier = earlier.map(|earlier| (earlier.producer, &mut earlier.publisher));
+        for (id, publisher) in earlier.into_iter().chain([own]) {
+            let producer = hex(id);
+            while let Some(next) = publisher.poll_call() {
+                let messages = next.messages().cloned().map(publication);
+                let messages: Vec<Publication> = messages.collect();
+                let messages: Vec<&Publication> = messages.iter().collect();
+                let question = Question::Publish {
+                    producer: id,
+                    call: next.call,
+                    count: messages.len(),
+                };
+                let out = self.commands.ask(moment.ms, question);
+                let script = call::Call {
+                    producer: &producer,
+                    base: next.base,
+                    first_number: next.first_number,
+                    messages: &messages,
+                };
+                self.caller.push(out, &sha, candidate, &script);
+                self.counters.commands += 1;
+            }
         }
     }
 
@@ -228,6 +230,9 @@ impl<T: Origin> Partition<T> {
         self.keep.hello_asked = false;
         self.keep.lease_asked = false;
         self.publisher.on_disconnected();
+        if let Some(earlier) = &mut self.earlier {
+            earlier.publisher.on_disconnected();
+        }
         self.lose_questions(moment.ms);
     }
 
@@ -474,31 +479,11 @@ impl<T: Origin> Partition<T> {
         let mut command = Command::new(out, 3);
         command.arg(b"PEXPIRE").arg(key).number(lease_ms);
     }
+}
 
-    fn poll_breaker(&mut self, moment: &mut Moment<'_>) {
-        self.breaker.on_waiting_since(self.commands.asked_ms());
-        while let Some(change) = self.breaker.poll_change(moment.ms, moment.rng.f64()) {
-            match change {
-                Change::Opened(why) => {
-                    self.keep.degraded = true;
-                    self.fail_opening(&why);
-                    for (outgoing, origin) in self.publisher.unsettled_publishes() {
-                        let preview = super::preview(outgoing);
-                        let told = origin.origin.clone();
-                        origin.origin.hold();
-                        let origin = told;
-                        self.outcomes.push(Outcome::Held { preview, origin });
-                    }
-                    self.outcomes.push(Outcome::Degraded(Some(why)));
-                }
-                Change::Closed => {
-                    self.keep.degraded = false;
-                    self.roster.on_redis_back(moment.ms);
-                    self.outcomes.push(Outcome::Degraded(None));
-                }
-            }
-        }
-    }
+/// A producer, as the state has it.
+fn hex(producer: ProducerId) -> String {
+    format!("{:032x}", u128::from_be_bytes(producer))
 }
 
 /// A message as the script's call takes it.

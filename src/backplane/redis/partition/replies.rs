@@ -12,6 +12,7 @@ use crate::backplane::redis::publisher;
 use crate::backplane::redis::script::hello::{HelloReply, Made};
 use crate::backplane::redis::script::publish::{PublishReply, Status};
 use crate::backplane::redis::script::{Lease, ReplyError, Script, Trimmed};
+use crate::backplane::redis::spool::ProducerId;
 use crate::backplane::redis::stream_page::StreamPage;
 use crate::backplane::redis::wire::Heard;
 use crate::backplane::{Ask, Moment, Origin, Outcome};
@@ -35,6 +36,8 @@ pub(super) enum Question {
     Hello,
     /// To store a call's messages.
     Publish {
+        /// Whose numbers they have.
+        producer: ProducerId,
         /// The publisher's ticket.
         call: u64,
         /// How many messages.
@@ -128,7 +131,11 @@ impl<T: Origin> Partition<T> {
             Question::Policy => self.on_policy(&value),
             Question::Lease { is_probe } => self.on_lease(moment, is_probe, value),
             Question::Hello => self.on_hello(moment, value),
-            Question::Publish { call, count } => self.on_published(moment, call, count, value),
+            Question::Publish {
+                producer,
+                call,
+                count,
+            } => self.on_published(moment, producer, call, count, value),
             Question::Offsets(rooms) => self.on_offsets(moment, rooms, value),
             Question::Seen => self.on_seen(moment, value),
             Question::Newest(epoch, seq) => {
@@ -148,7 +155,7 @@ impl<T: Origin> Partition<T> {
                 }
             },
             Question::Recall(count, backwards) => match self.page(&value, count, backwards) {
-                Some(page) => self.on_recall_page(page),
+                Some(page) => self.on_recall_page(&page),
                 None => {
                     self.on_recall_failed();
                     self.on_odd(moment, value);
@@ -217,6 +224,7 @@ impl<T: Origin> Partition<T> {
     fn on_lease(&mut self, moment: &mut Moment<'_>, is_probe: bool, value: Value) {
         match Lease::decode(value) {
             Ok(Lease::Held) => {
+                self.breaker.on_answered();
                 self.on_lease_held(moment.ms);
                 if is_probe && self.keep.is_greeted() {
                     self.breaker.on_probe_ok();
@@ -263,32 +271,44 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    fn on_published(&mut self, moment: &mut Moment<'_>, call: u64, count: usize, value: Value) {
-        let mut settled = Vec::new();
-        match PublishReply::decode(value, count) {
+    fn on_published(
+        &mut self,
+        moment: &mut Moment<'_>,
+        producer: ProducerId,
+        call: u64,
+        count: usize,
+        value: Value,
+    ) {
+        let (status, results, warning) = match PublishReply::decode(value, count) {
             Ok(reply) => {
                 let status = match &reply.status {
                     Status::Done => publisher::Status::Ok,
                     Status::Behind => publisher::Status::Behind,
                     Status::Refused(_) => publisher::Status::Error,
                 };
-                self.publisher
-                    .on_reply(call, status, &reply.results, &mut settled);
-                match reply.status {
-                    Status::Refused(refusal) => self.on_refusal(moment, &refusal),
+                match &reply.status {
+                    Status::Refused(refusal) => self.on_refusal(moment, refusal),
                     Status::Done | Status::Behind => self.breaker.on_answered(),
                 }
-                if let Some(warning) = reply.warning {
-                    self.warn_once(&warning);
-                }
+                (status, reply.results, reply.warning)
             }
             Err(error) => {
-                let status = publisher::Status::Error;
-                self.publisher.on_reply(call, status, &[], &mut settled);
                 self.on_error(moment, &error);
+                (publisher::Status::Error, Vec::new(), None)
             }
+        };
+        if let Some(warning) = warning {
+            self.warn_once(&warning);
         }
+        let mut settled = Vec::new();
+        let publisher = match &mut self.earlier {
+            _ if producer == self.producer_id => &mut self.publisher,
+            Some(earlier) if producer == earlier.producer => &mut earlier.publisher,
+            _ => return,
+        };
+        publisher.on_reply(call, status, &results, &mut settled);
         self.settle(settled);
+        self.hand_over();
     }
 
     fn warn_once(&mut self, warning: &Refusal) {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::Partition;
 use super::replies::{Question, state_of};
 use crate::backplane::redis::partition_log::Page;
-use crate::backplane::redis::recall::{RecallError, StreamRead};
+use crate::backplane::redis::recall::{RecallError, Recalled, StreamRead};
 use crate::backplane::redis::stream_page::StreamPage;
 use crate::backplane::redis::{Item, order};
 use crate::backplane::{Moment, Origin, Outcome};
@@ -69,8 +69,11 @@ impl<T: Origin> Partition<T> {
                 Some(why) => self.push_page(room.clone(), epoch, from, Err(why)),
                 None => {
                     let before = self.log.first().map(|(.., entry)| entry);
-                    self.recall.want(room, epoch, from, newest, before);
-                    self.answer_recalled();
+                    let before = before.unwrap_or_default();
+                    if !self.recall.want(room, epoch, from, newest, before) {
+                        let why = "too many read the past at once; try again later".to_owned();
+                        self.push_page(room.clone(), epoch, from, Err(why));
+                    }
                 }
             },
         }
@@ -93,7 +96,7 @@ impl<T: Origin> Partition<T> {
 
     /// Why nothing can be read now.
     fn why_away(&self) -> Option<String> {
-        let is_away = self.keep.degraded;
+        let is_away = !self.breaker.is_closed();
         is_away.then(|| "Redis is away; try again when it is back".to_owned())
     }
 
@@ -111,7 +114,7 @@ impl<T: Origin> Partition<T> {
             self.counters.commands += 1;
             match read {
                 StreamRead::Back { before, count } => {
-                    let before = before.map_or("+".into(), |before| format!("({before}"));
+                    let before = format!("({before}");
                     let count_text = count.to_string();
                     let (before, count_text) = (before.as_bytes(), count_text.as_bytes());
                     let out = self.commands.ask(now_ms, Question::Recall(count, true));
@@ -130,18 +133,20 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    pub(super) fn on_recall_page(&mut self, page: StreamPage) {
-        self.recall.on_page(page);
-        self.answer_recalled();
+    pub(super) fn on_recall_page(&mut self, page: &StreamPage) {
+        let mut recalled = Vec::new();
+        self.recall.on_page(page, &mut recalled);
+        self.answer_recalled(recalled);
     }
 
     pub(super) fn on_recall_failed(&mut self) {
-        self.recall.on_failed();
-        self.answer_recalled();
+        let mut recalled = Vec::new();
+        self.recall.on_failed(&mut recalled);
+        self.answer_recalled(recalled);
     }
 
-    fn answer_recalled(&mut self) {
-        while let Some(recalled) = self.recall.poll_recalled() {
+    fn answer_recalled(&mut self, recalled: Vec<Recalled>) {
+        for recalled in recalled {
             let page = match recalled.result {
                 Ok(frames) => Ok(frames),
                 Err(RecallError::Lost { first }) => {
@@ -318,7 +323,6 @@ impl<T: Origin> Partition<T> {
                 *position = Position { epoch, offset: 0 };
             }
         }
-        self.restart_log();
         self.push_ready(0, Outcome::Epoch(epoch));
     }
 
@@ -329,14 +333,6 @@ impl<T: Origin> Partition<T> {
                 followed.wants_offset = true;
                 self.unasked.push(room.clone());
             }
-        }
-        self.restart_log();
-    }
-
-    /// What comes next does not follow what the log has.
-    fn restart_log(&mut self) {
-        if let Some((epoch, seq, entry)) = self.known() {
-            self.log.reset(epoch, seq, entry);
         }
     }
 }

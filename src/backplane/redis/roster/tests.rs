@@ -188,6 +188,30 @@ fn a_large_change_goes_in_several_messages_and_all_is_stored_in_parts() {
         assert_eq!(store.ends_with(&standing), is_last);
         assert_eq!(store.starts_with("STORE replace"), at == 0);
     }
+    // Begun anew midway: nothing of the half-done one follows.
+    roster.on_redis_back(0);
+    assert!(roster.poll_ask().is_some());
+    roster.on_redis_back(0);
+    assert!(asks(&mut roster)[0].starts_with("STORE replace"));
+}
+
+#[test]
+fn a_lease_that_was_not_renewed_in_time_is_taken_for_lost() {
+    let mut roster = roster();
+    roster.local_join(1000, &room("a"), &"ann".into(), None);
+    for (now, is_anew) in [
+        (1000, false),
+        (15_000, false),
+        (30_000, true),
+        (44_000, false),
+    ] {
+        tick(&mut roster, now);
+        let asks = asks(&mut roster);
+        let anew = asks
+            .iter()
+            .any(|ask| ask.starts_with("STORE replace 'a/ann'"));
+        assert_eq!(anew, is_anew, "{now}: {asks:?}");
+    }
 }
 
 fn roster_of(id: &str) -> Roster {

@@ -26,9 +26,9 @@ pub enum RosterAsk {
         /// The lease.
         lease_ms: u64,
     },
-    /// Read `members:<instance>`, and answer by [`super::Roster::on_snapshot`]: HGET of the empty field
-    /// first, given as first of the fields, then HGETALL, or HSCAN by pages to the end, with the
-    /// empty field again where it comes. Several pages are no one moment; what the HGET said is
+    /// Read `members:<instance>`, and answer by [`super::Roster::on_snapshot`]: HGET of the empty
+    /// field first, given as first of the fields, then HGETALL, or HSCAN by pages to the end, with
+    /// the empty field again where it comes. Several pages are no one moment; what the HGET said is
     /// what is surely in them.
     Fetch {
         /// The instance.

@@ -89,6 +89,12 @@ proptest! {
 }
 
 #[test]
+fn the_script_counts_as_rust_does() {
+    let line = format!("HEADER, FIELDS, MESSAGES_MAX = {HEADER}, {FIELDS}, {SCRIPT_MESSAGES_MAX}");
+    assert!(super::super::Script::Publish.source().contains(&line));
+}
+
+#[test]
 fn a_call_is_one_command() {
     let caller = Caller::new(Names::new("g", 0, 1), "a\"b", 600_000, message);
     let mut message = publication("r", "1", None);
