@@ -18,6 +18,8 @@ mod drain;
 mod errors;
 #[path = "server/frames.rs"]
 mod frames;
+#[path = "server/half_open.rs"]
+mod half_open;
 #[path = "server/http.rs"]
 mod http;
 #[path = "server/ids.rs"]
