@@ -10,6 +10,8 @@
     reason = "a harness: what fails here is to end the test"
 )]
 
+#[path = "server/browser.rs"]
+mod browser;
 #[path = "server/churn.rs"]
 mod churn;
 #[path = "server/crash.rs"]
