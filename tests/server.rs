@@ -44,3 +44,5 @@ mod resume;
 mod slow;
 #[path = "server/support.rs"]
 mod support;
+#[path = "server/valgrind.rs"]
+mod valgrind;
