@@ -45,6 +45,8 @@ enum Holding {
 #[derive(Debug)]
 pub(super) struct Keep {
     shas: [Option<Bytes>; Script::ALL.len()],
+    /// When scripts are to be loaded again that were refused.
+    load_at_ms: Option<u64>,
     holding: Holding,
     lease_asked: bool,
     lease_at_ms: u64,
@@ -65,6 +67,7 @@ impl Keep {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             shas: Default::default(),
+            load_at_ms: None,
             holding: Holding::Unknown,
             lease_asked: false,
             lease_at_ms: 0,
@@ -94,6 +97,11 @@ impl Keep {
         self.shas[at(script)] = Some(sha);
     }
 
+    /// A Redis that is still loading, say, refuses to keep scripts too.
+    pub(super) fn load_again(&mut self, at_ms: u64) {
+        self.load_at_ms = Some(at_ms);
+    }
+
     fn is_loaded(&self) -> bool {
         self.shas.iter().all(Option::is_some)
     }
@@ -120,6 +128,9 @@ impl<T: Origin> Partition<T> {
         self.end_silent(moment);
         self.connect(moment);
         if self.commands.is_up() {
+            if self.keep.load_at_ms.is_some_and(|at| at <= moment.ms) {
+                self.load_scripts(moment.ms);
+            }
             self.renew(moment);
             self.greet(moment);
             if self.keep.greeted {
@@ -206,6 +217,7 @@ impl<T: Origin> Partition<T> {
 
     pub(super) fn load_scripts(&mut self, now_ms: u64) {
         self.keep.shas = Default::default();
+        self.keep.load_at_ms = None;
         for script in Script::ALL {
             script.push_load(self.commands.ask(now_ms, Question::Load(script)));
         }
