@@ -384,9 +384,7 @@ impl<T: Origin> Partition<T> {
         self.ask_offsets(now_ms);
         self.ask_stream(now_ms);
         if self.keep.is_subscribed() {
-            while let Some(ask) = self.roster.poll_ask() {
-                self.ask_roster(now_ms, ask);
-            }
+            self.ask_roster_all(now_ms);
         }
         if self.keep.trim_at_ms <= now_ms
             && let Some(sha) = self.script(Script::Trim)
@@ -424,6 +422,13 @@ impl<T: Origin> Partition<T> {
                 command.arg(field.as_bytes());
             }
             self.counters.commands += 1;
+        }
+    }
+
+    /// What the roster wants of Redis now.
+    pub(super) fn ask_roster_all(&mut self, now_ms: u64) {
+        while let Some(ask) = self.roster.poll_ask() {
+            self.ask_roster(now_ms, ask);
         }
     }
 

@@ -115,7 +115,7 @@ impl<T: Origin> Partition<T> {
             Ok(Received::Passing { room, json, .. }) => {
                 self.outcomes.push(Outcome::Passing { room, json });
             }
-            Err(_) => self.counters.bad_envelopes += 1,
+            Err(_) => self.counters.unreadable += 1,
         }
     }
 
@@ -253,10 +253,13 @@ impl<T: Origin> Partition<T> {
             return;
         }
         if reply.made == Made::New {
-            self.asks.push(Ask::Warn(format!(
-                "Redis has less than it had, or nothing: epoch {} begins",
-                reply.epoch.as_str()
-            )));
+            let epoch = reply.epoch.as_str();
+            self.asks.push(match self.known() {
+                Some(_) => Ask::Warn(format!(
+                    "Redis has lost what it had: epoch {epoch} begins, and members are told"
+                )),
+                None => Ask::Note(format!("Redis knows nothing yet: epoch {epoch} begins")),
+            });
         }
         self.on_greeted();
         if self.order.position().is_none() {
@@ -379,7 +382,7 @@ impl<T: Origin> Partition<T> {
             match envelope::entry(id, &fields, self.encode) {
                 Ok(Some(entry)) => items.push(entry.item),
                 Ok(None) => {}
-                Err(_) => self.counters.bad_entries += 1,
+                Err(_) => self.counters.unreadable += 1,
             }
         }
         Some(StreamPage {
