@@ -530,7 +530,7 @@ fn wire_pause(node: &mut Node, index: ConnIndex) {
 
 impl super::super::connection::Conn {
     /// Whether it stays as it is until something comes.
-    fn phase_is_lasting(&self) -> bool {
+    pub(super) fn phase_is_lasting(&self) -> bool {
         use super::super::connection::Phase;
         matches!(self.phase, Phase::Open | Phase::Head)
     }
