@@ -23,7 +23,7 @@ use crate::shard::{Effect, Event, Mail, Now, Shard, ShardId};
 /// Letters in a mailbox of one shard to another.
 const MAILBOX: usize = 4;
 /// What an outbox may hold beyond its maximum: answers to what credits let in.
-const ANSWERS_BYTES: usize = 1024 * 512 + 128 * 1024;
+pub(super) const ANSWERS_BYTES: usize = 1024 * 512 + 128 * 1024;
 const TICK_MS: u64 = 100;
 
 struct Node {

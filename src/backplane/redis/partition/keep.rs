@@ -22,8 +22,8 @@ use crate::backplane::redis::spool::ProducerId;
 use crate::backplane::redis::{Place, publisher};
 use crate::backplane::{Ask, Moment, Origin};
 use crate::model::limits::{
-    BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, LEASE_MS, LEASE_RENEW_MS, OFFSETS_ASKED_MAX, POLL_MS,
-    SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
+    BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, HELLO_RETRY_MS, LEASE_MS, LEASE_RENEW_MS,
+    OFFSETS_ASKED_MAX, POLL_MS, SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
 };
 use crate::model::{Epoch, Name, Publication};
 use crate::resp::{Command, push_command};
@@ -45,6 +45,8 @@ enum Holding {
 #[derive(Debug)]
 pub(super) struct Keep {
     shas: [Option<Bytes>; Script::ALL.len()],
+    /// When the scripts are to be loaded again, since Redis refused it.
+    load_at_ms: Option<u64>,
     holding: Holding,
     lease_asked: bool,
     lease_at_ms: u64,
@@ -65,6 +67,7 @@ impl Keep {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             shas: Default::default(),
+            load_at_ms: None,
             holding: Holding::Unknown,
             lease_asked: false,
             lease_at_ms: 0,
@@ -120,6 +123,9 @@ impl<T: Origin> Partition<T> {
         self.end_silent(moment);
         self.connect(moment);
         if self.commands.is_up() {
+            if self.keep.load_at_ms.is_some_and(|at_ms| at_ms <= moment.ms) {
+                self.load_scripts(moment.ms);
+            }
             self.renew(moment);
             self.greet(moment);
             if self.keep.greeted {
@@ -206,9 +212,14 @@ impl<T: Origin> Partition<T> {
 
     pub(super) fn load_scripts(&mut self, now_ms: u64) {
         self.keep.shas = Default::default();
+        self.keep.load_at_ms = None;
         for script in Script::ALL {
             script.push_load(self.commands.ask(now_ms, Question::Load(script)));
         }
+    }
+
+    pub(super) fn on_load_failed(&mut self, now_ms: u64) {
+        self.keep.load_at_ms = Some(now_ms + HELLO_RETRY_MS);
     }
 
     pub(super) fn on_commands_broken(&mut self, moment: &mut Moment<'_>, why: &str) {

@@ -123,7 +123,10 @@ impl<T: Origin> Partition<T> {
         match question {
             Question::Load(script) => match value {
                 Value::Text(sha) => self.keep.set_sha(script, sha),
-                other => self.on_odd(moment, other),
+                other => {
+                    self.on_load_failed(moment.ms);
+                    self.on_odd(moment, other);
+                }
             },
             Question::Policy => self.on_policy(&value),
             Question::Lease { is_probe } => self.on_lease(moment, is_probe, value),

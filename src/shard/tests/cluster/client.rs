@@ -52,6 +52,8 @@ pub(super) struct Client {
     input: Vec<u8>,
     is_degraded: bool,
     previews: HashSet<String>,
+    /// It has joined its own room, and may have left it.
+    joined_own: bool,
     /// Who is in a room, as it was told last.
     pub(super) members: BTreeMap<String, (u64, BTreeSet<String>)>,
     pub(super) deaf_until_ms: u64,
@@ -72,6 +74,7 @@ impl Client {
             input: Vec::new(),
             is_degraded: false,
             previews: HashSet::new(),
+            joined_own: false,
             members: BTreeMap::new(),
             deaf_until_ms: 0,
         }
@@ -86,6 +89,7 @@ impl Client {
         self.input.clear();
         self.is_degraded = false;
         self.previews.clear();
+        self.joined_own = false;
         let name = match rng.bool() {
             true => format!("?username=n{}", self.number),
             false => String::new(),
@@ -307,7 +311,8 @@ impl Client {
     fn on_message(&mut self, room: &str, frame: &Value, ledger: &mut Ledger) {
         let offset = frame["offset"].as_u64().expect("an offset");
         let number = self.number;
-        let view = self.view(room, 1);
+        let first = if self.joined_own { offset } else { 1 };
+        let view = self.view(room, first);
         if offset < view.next {
             let is_other_life = view.epoch.is_none() && ledger.setup.loses();
             assert!(is_other_life, "client {number} got {room} {offset} twice");
@@ -408,8 +413,7 @@ impl Client {
             }
         }
         let own = format!("@{}", self.id);
-        if !self.views.contains_key(&own) && !ledger.setup.loses() && !self.last.contains_key(&own)
-        {
+        if !self.views.contains_key(&own) && !ledger.setup.loses() && !self.joined_own {
             let last = newest(&own).map_or(0, |(_, last)| last);
             self.skip(&own, 1..last + 1, ledger);
         }

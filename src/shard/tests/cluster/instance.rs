@@ -13,6 +13,7 @@ use crate::hub::ConnIndex;
 use crate::model::Timestamp;
 use crate::model::limits::{CHUNK_BYTES_MAX, OUTBOX_BYTES_MAX};
 use crate::shard::tests::wires::{Wire, Wires};
+use crate::shard::tests::world::ANSWERS_BYTES;
 use crate::shard::{Effect, Event, Mail, Now, Shard, ShardId};
 
 /// Letters in a mailbox of one shard to another.
@@ -253,7 +254,10 @@ impl Instance {
             );
             for conn in shard.conns.iter().flatten() {
                 let bytes = conn.outbox.as_ref().map_or(0, |outbox| outbox.bytes.len());
-                assert!(bytes <= 2 * OUTBOX_BYTES_MAX, "an outbox of {bytes} bytes");
+                assert!(
+                    bytes <= 2 * (OUTBOX_BYTES_MAX + ANSWERS_BYTES),
+                    "an outbox of {bytes} bytes"
+                );
             }
         }
     }
@@ -273,6 +277,25 @@ impl Instance {
                         conn.in_flight == 0 && conn.outbox.is_none() && conn.phase_is_lasting()
                     })
             })
+    }
+
+    /// Why it is not at rest, as far as it can be said in a line.
+    pub(super) fn unrest(&self) -> String {
+        let nodes = self.nodes.iter().map(|node| {
+            let shard = &node.shard;
+            let conns = shard.conns.iter().flatten();
+            let conns = conns.map(|conn| (conn.in_flight, conn.phase, conn.outbox.is_some()));
+            format!(
+                "wants a turn {}, dirty {}, stalled {:?}, conns {:?}, degraded {:?}, {:?}",
+                shard.wants_turn(),
+                shard.hub.is_dirty(),
+                shard.stalled,
+                conns.collect::<Vec<_>>(),
+                shard.degraded,
+                shard.home.backplane.partitions(),
+            )
+        });
+        format!("i{}: {:#?}", self.number, nodes.collect::<Vec<_>>())
     }
 
     /// What must hold when it is at rest.

@@ -295,6 +295,18 @@ impl Redis {
         self.lives.iter().all(idle)
     }
 
+    /// What is on its way.
+    pub(super) fn unrest(&self) -> String {
+        let lives = self.lives.iter().map(|life| {
+            let pipes = (life.to_redis.len(), life.from_redis.len());
+            format!(
+                "i{} {:?} {pipes:?} closed {} broken {} connects {:?}",
+                life.instance, life.id, life.closed, life.broken, life.connects_at_ms
+            )
+        });
+        lives.collect::<Vec<_>>().join("; ")
+    }
+
     /// Faults begin.
     pub(super) fn act(&mut self, setup: &Setup, now_ms: u64) {
         let faults = setup.faults;

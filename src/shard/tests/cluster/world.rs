@@ -301,7 +301,12 @@ impl World {
     }
 
     fn check_rest(&mut self) {
-        assert!(self.is_at_rest(), "it does not come to rest");
+        if !self.is_at_rest() {
+            for instance in self.instances.iter().flatten() {
+                eprintln!("{}", instance.unrest());
+            }
+            panic!("it does not come to rest: Redis {}", self.redis.unrest());
+        }
         for instance in self.instances.iter().flatten() {
             instance.check_bounds();
             instance.check_rest();

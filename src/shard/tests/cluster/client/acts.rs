@@ -109,6 +109,7 @@ impl Client {
         since: Option<(String, u64)>,
         rng: &mut Rng,
     ) -> String {
+        self.joined_own |= room.starts_with('@');
         let mut body = format!(r#","room":"{room}""#);
         let presence = rng.u32(..3) == 0;
         if presence {
