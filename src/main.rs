@@ -10,6 +10,7 @@ use ringcast::config::{Config, Mode};
 use ringcast::runtime::ask;
 use ringcast::telemetry::log;
 
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

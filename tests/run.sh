@@ -20,19 +20,28 @@ esac
 [ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 command -v cargo >/dev/null || { echo "cargo is missing: see https://rustup.rs" >&2; exit 1; }
 
-# need PROGRAM PACKAGE...: the C compiler is for SQLite and the allocator.
-need() {
+# has PROGRAM PACKAGE...: installs it where it can.
+has() {
   command -v "$1" >/dev/null && return
   local program=$1
   shift
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$@"
   fi
-  command -v "$program" >/dev/null || { echo "$program is missing: install $*" >&2; exit 1; }
+  command -v "$program" >/dev/null
 }
+need() { has "$@" || { echo "$1 is missing: install ${*:2}" >&2; exit 1; }; }
+# want TESTS PROGRAM PACKAGE...: without it those tests are skipped.
+want() { has "${@:2}" || echo "== $2 is missing: $1 will be skipped (install ${*:3})"; }
+# The C compiler is for SQLite and the allocator.
 need cc gcc libc6-dev
 need python3 python3
 need redis-server redis-server
+want "the test of the page in a browser" chromium chromium
+want "the test of the page in a browser" chromedriver chromium-driver
+want "the test of peers that vanish" ip iproute2
+want "the test of peers that vanish" unshare util-linux
+[ "$all" = 0 ] || want "the test under valgrind" valgrind valgrind
 
 # The settings of whoever runs this are not the tests' business.
 for name in $(compgen -e | grep -E '^(RINGCAST_.*|SERVER_PORT|INSTANCE_ID|REDIS_URL|POSTGRES_URL|WORKER_ENABLED|WORKER_ID|BATCH_SIZE|BATCH_TIMEOUT|Redis__Mode|KEY_PREFIX)$'); do
@@ -79,6 +88,10 @@ if [ ${#targets[@]} -gt 0 ]; then
 fi
 
 if [ "$all" = 1 ]; then
+  # A build of its own, which valgrind can see through: see tests/server/valgrind.rs.
+  suite "the server under valgrind" \
+    cargo test --no-default-features --features rustix/use-libc \
+    --target-dir "${CARGO_TARGET_DIR:-target}/valgrind" --test server valgrind::
   if [ -e tests/fuzz.rs ]; then
     suite "fuzzers, 20 s a target" env RINGCAST_FUZZ_SECONDS=20 cargo test --release --test fuzz
   fi

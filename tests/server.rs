@@ -10,6 +10,10 @@
     reason = "a harness: what fails here is to end the test"
 )]
 
+#[path = "server/browser.rs"]
+mod browser;
+#[path = "server/churn.rs"]
+mod churn;
 #[path = "server/crash.rs"]
 mod crash;
 #[path = "server/drain.rs"]
@@ -18,6 +22,8 @@ mod drain;
 mod errors;
 #[path = "server/frames.rs"]
 mod frames;
+#[path = "server/half_open.rs"]
+mod half_open;
 #[path = "server/http.rs"]
 mod http;
 #[path = "server/ids.rs"]
@@ -38,3 +44,5 @@ mod resume;
 mod slow;
 #[path = "server/support.rs"]
 mod support;
+#[path = "server/valgrind.rs"]
+mod valgrind;

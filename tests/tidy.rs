@@ -24,7 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("shard", &["hub", "backplane", "protocol", "net", "model"]),
     ("web", &[]),
     ("config", &["net", "resp", "model"]),
-    ("telemetry", &["config", "model"]),
+    ("telemetry", &["config", "backplane", "model"]),
 ];
 
 /// A word that may stand in some places only.

@@ -13,8 +13,10 @@ pub enum Ask {
     Link(LinkAsk),
     /// Of the spool.
     Spool(SpoolAsk),
-    /// That operators are told.
+    /// That operators are told what is wrong.
     Warn(String),
+    /// That they are told what is well.
+    Note(String),
     /// That this process ends, since it can't keep what it promises: why.
     End(String),
 }

@@ -33,7 +33,7 @@ use bytes::Bytes;
 
 pub use ask::{Answer, Ask, CommitFailure, StoreReply, StoreRequest};
 pub use embedded::Embedded;
-pub use redis::Partition;
+pub use redis::{Partition, Report};
 pub use remembered::Remembered;
 
 use link::Link;
@@ -345,11 +345,19 @@ impl<T: Origin> Backplane<T> {
         }
     }
 
-    /// Partitions in Redis, and how many of them are there.
-    pub fn partitions(&self) -> (u64, u64) {
+    /// This instance ends: nobody is connected any more.
+    pub fn bye(&mut self, ms: u64) {
         match self {
-            Self::Embedded(_) => (0, 0),
-            Self::Redis(partition) => (1, partition.is_up().into()),
+            Self::Embedded(_) => {}
+            Self::Redis(partition) => partition.bye(ms),
+        }
+    }
+
+    /// How it stands with Redis; alone all is 0.
+    pub fn report(&self) -> Report {
+        match self {
+            Self::Embedded(_) => Report::default(),
+            Self::Redis(partition) => partition.report(),
         }
     }
 

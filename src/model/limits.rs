@@ -42,8 +42,9 @@ pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
 pub const NO_PROGRESS_MS: u64 = 10_000;
 /// How long a connection that was told to close may take to do so, in ms.
 pub const CLOSING_MS: u64 = 2_000;
-/// Ticks in which all connections are looked at once.
-pub const TICKS_A_ROUND: usize = 10;
+/// Ticks in which all connections are looked at once: what is due is done within a second, also
+/// when the ticks come late.
+pub const TICKS_A_ROUND: usize = 8;
 /// Bytes of credit that a request takes beyond what it carries, for the answer to it.
 pub const REQUEST_OVERHEAD_BYTES: usize = 256;
 /// Bytes of credit that a `members` request takes: its answer may be long.

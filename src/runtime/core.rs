@@ -61,6 +61,8 @@ pub(super) struct Core {
     published_ms: u64,
     drain_deadline_ms: Option<u64>,
     counted_drained: bool,
+    /// When it was done, and Redis was told.
+    ended_ms: Option<u64>,
     busy: (Duration, Instant),
 }
 
@@ -153,6 +155,7 @@ impl Core {
             published_ms: 0,
             drain_deadline_ms: None,
             counted_drained: false,
+            ended_ms: None,
             busy: (Duration::ZERO, Instant::now()),
         }
     }
@@ -290,7 +293,16 @@ impl Core {
         self.perform();
         more |= self.carry() | self.shard.wants_turn();
         self.publish_stats(now.ms);
-        if self.is_done(now.ms) {
+        if !self.is_done(now.ms) {
+            self.ended_ms = None;
+        } else if self.ended_ms.is_none() && self.links.is_some() {
+            self.ended_ms = Some(now.ms);
+            self.shard.bye(now, &mut self.effects);
+            self.perform();
+        }
+        if self.ended_ms.is_some_and(|at_ms| now.ms < at_ms + BYE_MS) {
+            Turn::Pause(Duration::from_millis(BYE_MS))
+        } else if self.is_done(now.ms) {
             // The store's threads end when no shard can ask them any more.
             self.store = None;
             self.spool = None;
@@ -375,6 +387,7 @@ impl Core {
                 }
             }
             Ask::Warn(why) => tracing::warn!("{why}"),
+            Ask::Note(what) => tracing::info!("{what}"),
             Ask::End(why) => {
                 tracing::error!("{why}");
                 std::process::exit(1);
@@ -445,6 +458,8 @@ impl Core {
     }
 }
 
+/// How long the last words to Redis may take, in ms.
+const BYE_MS: u64 = 50;
 /// How long after the window the last connections may take.
 const DRAIN_GRACE_MS: u64 = 1_500;
 /// How old the numbers of `/metrics` may be while there is traffic, in ms.

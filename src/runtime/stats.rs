@@ -109,9 +109,9 @@ impl Stats {
         for shard in &self.shards {
             total.add(&self.counters(shard));
         }
-        let is_down = total.partitions_up < total.partitions;
+        let is_down = total.redis.up < total.redis.partitions;
         let failing = is_down || self.store_fails.load(Ordering::Relaxed);
-        let redis = match total.partitions {
+        let redis = match total.redis.partitions {
             0 => "off",
             _ if is_down => "down",
             _ => "up",
@@ -183,6 +183,8 @@ impl Stats {
             shards,
             sends: total.sends,
             repeated: total.repeated,
+            held: total.held,
+            redis: total.redis,
             ..Snapshot::default()
         }
     }

@@ -16,10 +16,13 @@ use monoio::net::{TcpListener, TcpStream};
 use super::core::{Read, Shared, Turn};
 use super::sockets::send_now;
 use crate::hub::ConnIndex;
+use crate::model::limits::TICKS_A_ROUND;
 use crate::net::response;
 
 /// Between two ticks.
 const TICK: Duration = Duration::from_millis(100);
+/// A tick comes after a pause, not at a rate: a round of them takes longer than their sum.
+const _: () = assert!(TICK.as_millis() * TICKS_A_ROUND as u128 <= 800);
 /// Connections beyond `--max-connections` that may ask for a page.
 const CROWD: usize = 16;
 /// How long accepting rests when there are no descriptors or no memory left.

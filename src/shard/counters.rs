@@ -1,5 +1,6 @@
 //! What a shard counts. Plain numbers of its own; `runtime/` copies them out for whoever asks.
 
+use crate::backplane::Report;
 use crate::model::{CloseCode, ErrorCode};
 
 /// Close codes that are counted apart.
@@ -32,10 +33,8 @@ pub struct Counters {
     pub connections: u64,
     /// WebSockets that speak the protocol now.
     pub clients: u64,
-    /// Partitions whose home is here, now, and those of them whose Redis is there.
-    pub partitions: u64,
-    /// See `partitions`.
-    pub partitions_up: u64,
+    /// How it stands with Redis.
+    pub redis: Report,
     /// Rooms whose home is here, now.
     pub rooms: u64,
     /// Members of all rooms on this shard, now.
@@ -79,7 +78,7 @@ pub struct Counters {
 }
 
 /// How many numbers [`Counters`] are.
-pub const CELLS: usize = 23 + CLOSE_CODES.len() + ERROR_CODES.len();
+pub const CELLS: usize = 35 + CLOSE_CODES.len() + ERROR_CODES.len();
 
 impl Counters {
     /// All numbers, in an order of their own.
@@ -113,8 +112,6 @@ impl Counters {
             &mut self.accepted,
             &mut self.connections,
             &mut self.clients,
-            &mut self.partitions,
-            &mut self.partitions_up,
             &mut self.rooms,
             &mut self.members,
             &mut self.log_bytes,
@@ -133,6 +130,20 @@ impl Counters {
             &mut self.turned_away,
             &mut self.refused,
             &mut self.panics,
+            &mut self.redis.partitions,
+            &mut self.redis.up,
+            &mut self.redis.breakers_open,
+            &mut self.redis.commands,
+            &mut self.redis.pipeline,
+            &mut self.redis.connects,
+            &mut self.redis.gaps_seen,
+            &mut self.redis.gaps_mended,
+            &mut self.redis.items_lost,
+            &mut self.redis.epochs,
+            &mut self.redis.unreadable,
+            &mut self.redis.spool_entries,
+            &mut self.redis.spool_bytes,
+            &mut self.redis.instances,
         ]
         .into_iter()
         .chain(&mut self.closes)

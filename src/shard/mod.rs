@@ -199,10 +199,8 @@ impl Shard {
 
     /// What was counted.
     pub fn counters(&self) -> Counters {
-        let (partitions, partitions_up) = self.home.backplane.partitions();
         Counters {
-            partitions,
-            partitions_up,
+            redis: self.home.backplane.report(),
             rooms: self.home.len() as u64,
             log_bytes: self.hub.log_bytes() as u64,
             delivered: self.hub.counters.delivered,
@@ -216,6 +214,14 @@ impl Shard {
     /// Whether no connection is left.
     pub fn is_empty(&self) -> bool {
         self.counters.connections == 0
+    }
+
+    /// The instance ends, and no shard has a connection left.
+    pub fn bye(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.now = now;
+        self.home.backplane.bye(now.ms);
+        self.poll_backplane();
+        effects.append(&mut self.effects);
     }
 
     /// Checks what the module's doc says, and that of its rooms.

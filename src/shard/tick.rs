@@ -1,6 +1,6 @@
 //! Time: deadlines, heartbeats, silent and blocked connections, lingering rooms, drain.
 //!
-//! No connection has a timer: each is looked at once in [`TICKS_A_ROUND`] ticks, about a second,
+//! No connection has a timer: each is looked at once in [`TICKS_A_ROUND`] ticks, within a second,
 //! and at every tick while the shard drains.
 
 use super::Shard;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::metrics::{Histogram, Kind, Labels, Page, Value};
+use crate::backplane::Report;
 
 /// The upper bounds of the delivery latency's buckets, in seconds.
 pub const DELIVERY_BOUNDS: &[f64] = &[
@@ -66,6 +67,10 @@ pub struct Snapshot {
     pub commits: u64,
     /// Commits that failed.
     pub commits_failed: u64,
+    /// Publishes held because Redis was away.
+    pub held: u64,
+    /// How it stands with Redis.
+    pub redis: Report,
     /// Each shard.
     pub shards: Vec<ShardSnapshot>,
 }
@@ -107,6 +112,8 @@ impl Default for Snapshot {
             room_log_bytes: 0,
             commits: 0,
             commits_failed: 0,
+            held: 0,
+            redis: Report::default(),
             shards: Vec::new(),
         }
     }
@@ -117,6 +124,9 @@ impl Snapshot {
     pub fn render(&self) -> String {
         let mut page = Page::default();
         self.plain(&mut page);
+        if self.redis.partitions > 0 {
+            self.of_redis(&mut page);
+        }
         self.labelled(&mut page);
         page.histograms(
             "ringcast_delivery_seconds",
@@ -127,6 +137,101 @@ impl Snapshot {
             ],
         );
         page.finish()
+    }
+
+    /// Families of one sample that an instance alone does not have.
+    fn of_redis(&self, page: &mut Page) {
+        use Kind::{Counter, Gauge};
+        let Report { up, partitions, .. } = self.redis;
+        let families = [
+            (
+                Gauge,
+                "redis_up",
+                u64::from(up == partitions),
+                "1: Redis takes what is published at once.",
+            ),
+            (
+                Gauge,
+                "redis_breakers_open",
+                self.redis.breakers_open,
+                "Partitions whose Redis counts as away.",
+            ),
+            (
+                Counter,
+                "redis_commands_total",
+                self.redis.commands,
+                "Commands sent to Redis.",
+            ),
+            (
+                Gauge,
+                "redis_pipeline_depth",
+                self.redis.pipeline,
+                "Commands without a reply.",
+            ),
+            (
+                Counter,
+                "redis_connects_total",
+                self.redis.connects,
+                "Connections made to Redis.",
+            ),
+            (
+                Counter,
+                "redis_gaps_seen_total",
+                self.redis.gaps_seen,
+                "Gaps in what Pub/Sub brought.",
+            ),
+            (
+                Counter,
+                "redis_gaps_mended_total",
+                self.redis.gaps_mended,
+                "Of these, mended from the stream.",
+            ),
+            (
+                Counter,
+                "redis_messages_lost_total",
+                self.redis.items_lost,
+                "Messages that the stream did not have any more.",
+            ),
+            (
+                Counter,
+                "redis_epochs_total",
+                self.redis.epochs,
+                "Epochs that were seen to begin.",
+            ),
+            (
+                Counter,
+                "redis_unreadable_total",
+                self.redis.unreadable,
+                "Envelopes and entries that could not be read.",
+            ),
+            (
+                Counter,
+                "messages_held_total",
+                self.held,
+                "Publishes held because Redis was away.",
+            ),
+            (
+                Gauge,
+                "spool_entries",
+                self.redis.spool_entries,
+                "Messages held in the spool.",
+            ),
+            (
+                Gauge,
+                "spool_bytes",
+                self.redis.spool_bytes,
+                "Bytes held in the spool.",
+            ),
+            (
+                Gauge,
+                "instances_known",
+                self.redis.instances,
+                "Other instances of the cluster.",
+            ),
+        ];
+        for (kind, name, value, help) in families {
+            page.family(&format!("ringcast_{name}"), kind, help, [(NONE, value)]);
+        }
     }
 
     /// Families of one sample.
@@ -315,6 +420,8 @@ mod tests {
         snapshot.delivery_local.record(0.002);
         snapshot.shards = vec![ShardSnapshot::default(); 2];
         snapshot.shards[1].busy_ratio = 0.5;
+        snapshot.redis.partitions = 1;
+        snapshot.redis.spool_bytes = 7;
         let samples = read(&snapshot.render());
         let value = |name: &str, label: &str| {
             let has = |labels: &BTreeMap<String, String>| labels.values().any(|v| v == label);
@@ -326,6 +433,8 @@ mod tests {
         assert_eq!(value("ringcast_connections", ""), "3");
         assert_eq!(value("ringcast_slow_consumers_total", "disconnect"), "2");
         assert_eq!(value("ringcast_closes_total", "1001"), "5");
+        assert_eq!(value("ringcast_redis_up", ""), "0");
+        assert_eq!(value("ringcast_spool_bytes", ""), "7");
         assert_eq!(value("ringcast_errors_total", "bad_json"), "6");
         assert_eq!(value("ringcast_shard_busy_ratio", "1"), "0.5");
         assert_eq!(value("ringcast_delivery_seconds_count", "local"), "1");

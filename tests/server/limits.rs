@@ -5,13 +5,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::support::{
-    Answer, Client, PATIENCE, Raw, Server, all, command, connect, eventually, frame, read_to_end,
+    Answer, Client, PATIENCE, Raw, Server, command, connect, eventually, frame, read_to_end,
     upgrade_head,
 };
 
@@ -258,50 +257,4 @@ fn a_low_limit_of_open_files_is_reckoned_with() {
         client.messages("a", 1, 1);
     }
     assert!(!server.log().contains("can't be accepted"));
-}
-
-/// Connections that break off at each stage, by a reset.
-#[test]
-fn resets_at_every_stage_leave_nothing() {
-    let each = if all() { 2_000 } else { 40 };
-    let server = Server::start(&[]);
-    let mut watcher = Client::new(&server);
-    watcher.join("a");
-    let files = server.files_at_rest();
-    let publish = frame(
-        0x81,
-        br#"{"type":"publish","room":"a","payload":1,"ref":1}"#,
-    );
-    let join = frame(0x81, br#"{"type":"join","room":"a","presence":true}"#);
-    let stages: [&[u8]; 7] = [
-        b"",
-        b"\x81",
-        &join,
-        &[&join[..], &publish].concat(),
-        &publish[..20],
-        &frame(0x88, &[0x03, 0xe8]),
-        &frame(0x01, b"{"),
-    ];
-    for n in 0..each {
-        for stage in stages {
-            let mut raw = Raw::open(&server, "/ws");
-            raw.send(stage);
-            if n % 2 == 0 {
-                raw.frame().unwrap();
-            }
-            set_socket_linger(&raw.socket, Some(Duration::ZERO)).unwrap();
-        }
-        let mut half = connect(server.port);
-        half.write_all(b"GET /ws HTTP/1.1\r\nHos").unwrap();
-        set_socket_linger(&half, Some(Duration::ZERO)).unwrap();
-    }
-    server.await_metric("members", 1);
-    server.await_metric("connections", 2);
-    eventually("all descriptors to be closed", || {
-        (server.files() <= files).then_some(())
-    });
-    let answer = watcher.ask(json!({"type":"members","room":"a"}));
-    assert_eq!(answer["count"], 1, "{answer}");
-    assert_eq!(server.metric("panics_total"), 0);
-    assert_eq!(server.metric("rooms"), 1);
 }

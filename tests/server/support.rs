@@ -6,9 +6,10 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +40,32 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
         // Only so that asking does not take the core from who is asked.
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Publishes to `room` as long as `work` takes, one message after the other, and reads each back
+/// there.
+pub(crate) fn talking<T>(server: &Server, room: &str, bytes: usize, work: impl FnOnce() -> T) -> T {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stopped = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = Client::new(server);
+            let mut offset = client.join(room)["offset"].as_u64().unwrap();
+            while !stopped.load(Ordering::Relaxed) {
+                offset += 1;
+                assert_eq!(client.publish(room, json!("x".repeat(bytes))), offset);
+                client.messages(room, offset, offset);
+            }
+        });
+        // Also when the work fails: else the scope would wait for ever.
+        let _stop = Stop(&stopped);
+        work()
+    })
 }
 
 /// A running server.
@@ -234,7 +261,11 @@ pub(crate) fn command(dir: &Path, flags: &[&str]) -> Command {
 }
 
 pub(crate) fn connect(port: u16) -> TcpStream {
-    let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    connect_to(("127.0.0.1", port))
+}
+
+pub(crate) fn connect_to(address: impl ToSocketAddrs) -> TcpStream {
+    let socket = TcpStream::connect(address).unwrap();
     bound(&socket);
     socket
 }

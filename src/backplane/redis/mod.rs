@@ -65,7 +65,7 @@ mod wire;
 
 use bytes::Bytes;
 
-pub use self::partition::{Partition, PartitionCounters, Settings};
+pub use self::partition::{Partition, Report, Settings};
 pub use super::Encode;
 use crate::model::{EntryId, Epoch, MessageId, RoomName};
 

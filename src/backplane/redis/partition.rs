@@ -126,23 +126,50 @@ pub struct Partition<T> {
     ready_bytes: usize,
     outcomes: Vec<Outcome<T>>,
     asks: Vec<Ask>,
-    /// What is counted.
-    pub counters: PartitionCounters,
+    counters: PartitionCounters,
 }
 
 /// What a partition counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PartitionCounters {
+struct PartitionCounters {
+    commands: u64,
+    /// Envelopes and entries that could not be read.
+    unreadable: u64,
+    connects: u64,
+    epochs: u64,
+}
+
+/// How it stands with partitions; the numbers of several may be added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Partitions at home here.
+    pub partitions: u64,
+    /// Of these, whose Redis takes what is published at once.
+    pub up: u64,
+    /// Of these, whose breaker is open, or half-open.
+    pub breakers_open: u64,
     /// Commands sent.
     pub commands: u64,
-    /// Envelopes that could not be read.
-    pub bad_envelopes: u64,
-    /// Entries of the stream that could not be read.
-    pub bad_entries: u64,
-    /// Connects that were made, of both wires.
+    /// Commands that have no reply yet.
+    pub pipeline: u64,
+    /// Connections made.
     pub connects: u64,
-    /// Epochs that were seen to end.
+    /// Gaps in what the channel brought.
+    pub gaps_seen: u64,
+    /// Of these, mended from the stream.
+    pub gaps_mended: u64,
+    /// Items that the stream did not have any more.
+    pub items_lost: u64,
+    /// Epochs that were seen to begin.
     pub epochs: u64,
+    /// Envelopes and entries that could not be read.
+    pub unreadable: u64,
+    /// Messages held in the spool.
+    pub spool_entries: u64,
+    /// Their bytes.
+    pub spool_bytes: u64,
+    /// Other instances that are known.
+    pub instances: u64,
 }
 
 impl<T: Origin> Partition<T> {
@@ -325,6 +352,15 @@ impl<T: Origin> Partition<T> {
         self.roster.kick(user_id);
     }
 
+    /// Tells the others that this instance ends, if Redis is there.
+    pub(in crate::backplane) fn bye(&mut self, now_ms: u64) {
+        self.roster.bye();
+        if self.can_publish() {
+            self.ask_roster_all(now_ms);
+            self.flush();
+        }
+    }
+
     fn on_roster(&mut self, events: Vec<RosterEvent>) {
         for event in events {
             let outcome = match event {
@@ -437,9 +473,25 @@ impl<T: Origin> Partition<T> {
         asks.append(&mut self.asks);
     }
 
-    /// Whether Redis is there: what is published is stored at once.
-    pub fn is_up(&self) -> bool {
-        self.breaker.is_closed() && self.keep.is_greeted()
+    /// How it stands.
+    pub fn report(&self) -> Report {
+        let gaps = self.order.gaps();
+        Report {
+            partitions: 1,
+            up: (!self.degraded && self.keep.is_greeted()).into(),
+            breakers_open: (!self.breaker.is_closed()).into(),
+            commands: self.counters.commands,
+            pipeline: self.commands.unanswered() as u64,
+            connects: self.counters.connects,
+            gaps_seen: gaps.seen,
+            gaps_mended: gaps.mended,
+            items_lost: gaps.lost,
+            epochs: self.counters.epochs,
+            unreadable: self.counters.unreadable,
+            spool_entries: self.spool.records(),
+            spool_bytes: self.spool.bytes(),
+            instances: self.roster.instances().count() as u64,
+        }
     }
 
     /// Bytes that are about to be written, of both wires.

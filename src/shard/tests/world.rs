@@ -338,15 +338,13 @@ impl World {
                 }
                 Effect::Close(index) => self.unplug(at, index),
                 Effect::Answer(..) => panic!("no page was asked for"),
-                Effect::Backplane(Ask::Link(_) | Ask::Spool(_) | Ask::Warn(_) | Ask::End(_)) => {
-                    panic!("there is no Redis")
-                }
                 Effect::Backplane(Ask::Store(request)) => {
                     assert!(self.setup.stored, "there is no store");
                     let delay_ms = if self.faults { self.setup.store_ms } else { 0 };
                     let due_ms = self.now_ms + self.rng.u64(0..=delay_ms);
                     self.store.ask(due_ms, at as ShardId, request);
                 }
+                Effect::Backplane(other) => panic!("there is no Redis: {other:?}"),
             }
         }
     }

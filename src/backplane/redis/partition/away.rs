@@ -56,7 +56,12 @@ impl<T: Origin> Partition<T> {
         }
         if !self.degraded {
             self.degraded = true;
-            self.outcomes.push(Outcome::Degraded(Some(why)));
+            // Addresses and the like are for the log.
+            let told = why.split(':').next().unwrap_or_default().to_owned();
+            self.outcomes.push(Outcome::Degraded(Some(told)));
+            self.asks.push(Ask::Warn(format!(
+                "{why}; what is published is held in the spool"
+            )));
         }
     }
 
@@ -88,6 +93,8 @@ impl<T: Origin> Partition<T> {
             self.earlier = None;
             if self.degraded {
                 self.degraded = false;
+                self.asks
+                    .push(Ask::Note("Redis takes messages again".into()));
                 self.outcomes.push(Outcome::Degraded(None));
             }
         }

@@ -22,10 +22,10 @@ use crate::backplane::redis::spool::ProducerId;
 use crate::backplane::redis::{Place, publisher};
 use crate::backplane::{Ask, Moment, Origin};
 use crate::model::limits::{
-    BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, HELLO_RETRY_MS, LEASE_MS, LEASE_RENEW_MS,
-    OFFSETS_ASKED_MAX, POLL_MS, SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
+    BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, LEASE_MS, LEASE_RENEW_MS, OFFSETS_ASKED_MAX, POLL_MS,
+    SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
 };
-use crate::model::{Epoch, Name, Publication};
+use crate::model::{EntryId, Epoch, Name, Publication};
 use crate::resp::{Command, push_command};
 
 /// Who holds the INSTANCE_ID.
@@ -45,7 +45,7 @@ enum Holding {
 #[derive(Debug)]
 pub(super) struct Keep {
     shas: [Option<Bytes>; Script::ALL.len()],
-    /// When the scripts are to be loaded again, since Redis refused it.
+    /// When scripts are to be loaded again that were refused.
     load_at_ms: Option<u64>,
     holding: Holding,
     lease_asked: bool,
@@ -53,6 +53,8 @@ pub(super) struct Keep {
     greeted: bool,
     hello_asked: bool,
     hello_at_ms: u64,
+    /// The last place that Redis has answered a publish with.
+    acked: Option<Place>,
     /// Above every epoch that was seen.
     candidate_ms: u64,
     subscribed: [bool; 2],
@@ -74,6 +76,7 @@ impl Keep {
             greeted: false,
             hello_asked: false,
             hello_at_ms: 0,
+            acked: None,
             candidate_ms: 0,
             subscribed: [false; 2],
             subscribe_at_ms: 0,
@@ -95,6 +98,11 @@ impl Keep {
 
     pub(super) fn set_sha(&mut self, script: Script, sha: Bytes) {
         self.shas[at(script)] = Some(sha);
+    }
+
+    /// A Redis that is still loading, say, refuses to keep scripts too.
+    pub(super) fn load_again(&mut self, at_ms: u64) {
+        self.load_at_ms = Some(at_ms);
     }
 
     fn is_loaded(&self) -> bool {
@@ -123,7 +131,7 @@ impl<T: Origin> Partition<T> {
         self.end_silent(moment);
         self.connect(moment);
         if self.commands.is_up() {
-            if self.keep.load_at_ms.is_some_and(|at_ms| at_ms <= moment.ms) {
+            if self.keep.load_at_ms.is_some_and(|at| at <= moment.ms) {
                 self.load_scripts(moment.ms);
             }
             self.renew(moment);
@@ -216,10 +224,6 @@ impl<T: Origin> Partition<T> {
         for script in Script::ALL {
             script.push_load(self.commands.ask(now_ms, Question::Load(script)));
         }
-    }
-
-    pub(super) fn on_load_failed(&mut self, now_ms: u64) {
-        self.keep.load_at_ms = Some(now_ms + HELLO_RETRY_MS);
     }
 
     pub(super) fn on_commands_broken(&mut self, moment: &mut Moment<'_>, why: &str) {
@@ -322,7 +326,7 @@ impl<T: Origin> Partition<T> {
 
     /// Says what is known, and has it checked.
     fn greet(&mut self, moment: &mut Moment<'_>) {
-        let known = self.known();
+        let known = self.promised();
         let may = known.is_some() || self.keep.is_subscribed();
         let ready = self.keep.is_loaded() && self.keep.holding == Holding::Held;
         let due = !self.keep.greeted && !self.keep.hello_asked;
@@ -336,12 +340,33 @@ impl<T: Origin> Partition<T> {
         let hello = Hello {
             candidate: self.candidate(moment),
             partitions: self.settings.partitions,
-            known: known.map(|(epoch, seq, entry)| Place { epoch, seq, entry }),
+            known,
             reached: None,
         };
         let out = self.commands.ask(moment.ms, Question::Hello);
         hello.push(out, &sha, &self.names);
         self.counters.commands += 1;
+    }
+
+    /// The last place that was delivered or acked: all up to it must be there.
+    pub(super) fn promised(&self) -> Option<Place> {
+        let known = self.known();
+        let known = known.map(|(epoch, seq, entry)| Place { epoch, seq, entry });
+        let newer = |acked: &Place| {
+            known.is_some_and(|known| (known.epoch, known.seq) < (acked.epoch, acked.seq))
+        };
+        self.keep.acked.filter(newer).or(known)
+    }
+
+    /// Redis has answered that a call's last message is there. What it was acked by may come long
+    /// before its envelope, and must not be lost unseen.
+    pub(super) fn on_acked(&mut self, epoch: Epoch, seq: u64, entry: Option<EntryId>) {
+        self.saw_epoch(epoch);
+        let key = |place: Place| (place.epoch, place.seq);
+        if self.keep.acked.map(key) < Some((epoch, seq)) {
+            let entry = entry.unwrap_or_default();
+            self.keep.acked = Some(Place { epoch, seq, entry });
+        }
     }
 
     /// Redis and what is known of it disagree: it is greeted again.
@@ -383,9 +408,7 @@ impl<T: Origin> Partition<T> {
         self.ask_offsets(now_ms);
         self.ask_stream(now_ms);
         if self.keep.is_subscribed() {
-            while let Some(ask) = self.roster.poll_ask() {
-                self.ask_roster(now_ms, ask);
-            }
+            self.ask_roster_all(now_ms);
         }
         if self.keep.trim_at_ms <= now_ms
             && let Some(sha) = self.script(Script::Trim)
@@ -423,6 +446,13 @@ impl<T: Origin> Partition<T> {
                 command.arg(field.as_bytes());
             }
             self.counters.commands += 1;
+        }
+    }
+
+    /// What the roster wants of Redis now.
+    pub(super) fn ask_roster_all(&mut self, now_ms: u64) {
+        while let Some(ask) = self.roster.poll_ask() {
+            self.ask_roster(now_ms, ask);
         }
     }
 

@@ -115,7 +115,7 @@ impl<T: Origin> Partition<T> {
             Ok(Received::Passing { room, json, .. }) => {
                 self.outcomes.push(Outcome::Passing { room, json });
             }
-            Err(_) => self.counters.bad_envelopes += 1,
+            Err(_) => self.counters.unreadable += 1,
         }
     }
 
@@ -124,7 +124,7 @@ impl<T: Origin> Partition<T> {
             Question::Load(script) => match value {
                 Value::Text(sha) => self.keep.set_sha(script, sha),
                 other => {
-                    self.on_load_failed(moment.ms);
+                    self.keep.load_again(moment.ms + HELLO_RETRY_MS);
                     self.on_odd(moment, other);
                 }
             },
@@ -253,10 +253,13 @@ impl<T: Origin> Partition<T> {
             return;
         }
         if reply.made == Made::New {
-            self.asks.push(Ask::Warn(format!(
-                "Redis has less than it had, or nothing: epoch {} begins",
-                reply.epoch.as_str()
-            )));
+            let epoch = reply.epoch.as_str();
+            self.asks.push(match self.known() {
+                Some(_) => Ask::Warn(format!(
+                    "Redis has lost what it had: epoch {epoch} begins, and members are told"
+                )),
+                None => Ask::Note(format!("Redis knows nothing yet: epoch {epoch} begins")),
+            });
         }
         self.on_greeted();
         if self.order.position().is_none() {
@@ -290,6 +293,7 @@ impl<T: Origin> Partition<T> {
                     Status::Refused(refusal) => self.on_refusal(moment, refusal),
                     Status::Done | Status::Behind => self.breaker.on_answered(),
                 }
+                self.on_acked(reply.epoch, reply.seq, reply.entry);
                 (status, reply.results, reply.warning)
             }
             Err(error) => {
@@ -330,11 +334,12 @@ impl<T: Origin> Partition<T> {
             return;
         };
         self.saw_epoch(epoch);
-        let Some((known_epoch, known_seq, _)) = self.known() else {
+        let (Some((known_epoch, known_seq, _)), Some(promised)) = (self.known(), self.promised())
+        else {
             return;
         };
         let (seen, known) = ((epoch, seq), (known_epoch, known_seq));
-        if seen < known {
+        if seen < (promised.epoch, promised.seq) {
             // Redis has less than we have seen.
             self.greet_again(moment.ms);
         } else if seen > known {
@@ -379,7 +384,7 @@ impl<T: Origin> Partition<T> {
             match envelope::entry(id, &fields, self.encode) {
                 Ok(Some(entry)) => items.push(entry.item),
                 Ok(None) => {}
-                Err(_) => self.counters.bad_entries += 1,
+                Err(_) => self.counters.unreadable += 1,
             }
         }
         Some(StreamPage {

@@ -209,7 +209,7 @@ impl Instance {
                     }
                     self.spool_asks.push(ask);
                 }
-                Effect::Backplane(Ask::Warn(why)) => {
+                Effect::Backplane(Ask::Warn(why) | Ask::Note(why)) => {
                     if self.trace {
                         eprintln!("   i{} warns: {why}", self.number);
                     }
@@ -292,7 +292,7 @@ impl Instance {
                 shard.stalled,
                 conns.collect::<Vec<_>>(),
                 shard.degraded,
-                shard.home.backplane.partitions(),
+                shard.counters(),
             )
         });
         format!("i{}: {:#?}", self.number, nodes.collect::<Vec<_>>())
