@@ -23,7 +23,7 @@ use crate::shard::{Arrival, Effect, Event, Mail, Now, Shard, ShardId};
 /// Letters in a mailbox of one shard to another.
 const MAILBOX: usize = 4;
 /// What an outbox may hold beyond its maximum: answers to what credits let in.
-const ANSWERS_BYTES: usize = 1024 * 512 + 128 * 1024;
+pub(super) const ANSWERS_BYTES: usize = 1024 * 512 + 128 * 1024;
 const TICK_MS: u64 = 100;
 
 struct Node {
@@ -531,7 +531,7 @@ fn wire_pause(node: &mut Node, index: ConnIndex) {
 
 impl super::super::connection::Conn {
     /// Whether it stays as it is until something comes.
-    fn phase_is_lasting(&self) -> bool {
+    pub(super) fn phase_is_lasting(&self) -> bool {
         use super::super::connection::Phase;
         matches!(self.phase, Phase::Open | Phase::Head)
     }
