@@ -180,7 +180,7 @@ impl World {
             capacity,
             ..Wire::default()
         });
-        let accepted = Event::Accepted(index, false);
+        let accepted = Event::Accepted(index, Arrival::default());
         instance.event(usize::from(shard), self.now_ms, accepted);
         let head = self.clients[at].connect((to, shard, index), &mut self.rng);
         if let Some(wire) = wire_of(&mut self.instances, &self.clients[at]) {
