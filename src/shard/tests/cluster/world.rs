@@ -12,7 +12,7 @@ use super::redis::Redis;
 use super::setup::Setup;
 use crate::backplane::Answer;
 use crate::backplane::link::Link;
-use crate::shard::Event;
+use crate::shard::{Arrival, Event};
 use crate::shard::tests::client::Phase;
 use crate::shard::tests::wires::Wire;
 
