@@ -80,7 +80,19 @@
 //!   connections on each shard become members by themselves.
 //! - **Epochs** are the store's (one for a database); with `--store memory` each room has its own.
 //! - **Huge pages are off** for the heap: they doubled what an idle connection costs.
-//! - **redis-protocol, postgres-protocol** come with the parts that speak them.
+//! - **postgres-protocol** comes with the part that speaks it. redis_protocol decodes whole frames;
+//!   where one ends is found by a walk of our own, which has bounds and does not begin anew.
+//! - **The script stores, then counts, then tells**: XADDs, one HSET for the whole call, PUBLISHes.
+//!   Only the first write can be refused for want of memory, and if the HSET is, the entries are
+//!   taken back, so an error midway leaves nothing that was told and does not count.
+//! - **A `since` above the newest offset** does not begin a new epoch by itself, as the design had
+//!   it: a client could then end everybody's epoch. What instances themselves have delivered is the
+//!   proof; the client gets `recovered:false`.
+//! - **A room's place in the order** is read with the partition's number (HMGET) and counts once the
+//!   order has come to that number, so a join needs no lock in Redis and no extra message.
+//! - **Spooled publishes hold no credit of the shard's**, only of their connection: who is not
+//!   publishing goes on to signal and to join while Redis is away.
+//! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 
 pub mod backplane;
 pub mod config;

@@ -38,6 +38,8 @@ local function entry_is_lost()
   if found[1] ~= known_entry then return true end
   local value = {}
   for i = 1, #found[2], 2 do value[found[2][i]] = found[2][i + 1] end
+  -- One of somebody else's has none: where it is there, nothing before it is lost.
+  if not value.epoch then return false end
   return value.epoch ~= known_epoch or tonumber(value.seq) ~= known_seq
 end
 

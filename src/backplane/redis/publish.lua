@@ -4,7 +4,8 @@
 -- ARGV  channel, instance_id as JSON, instance_id, candidate epoch, producer, base, first number,
 --       dedupe window in ms, ids a generation; then of each message: room, user_id, username,
 --       payload, metadata, id, '1' if the client gave the id, sent_at, head, mid.
--- Reply {epoch, seq, status, text, result...}: a result a message, until it stopped: the offset
+-- Reply {epoch, seq, status, text, entry, result...}: seq is the last number given, entry that of
+--       the last message stored by this call, or ''; a result a message, until it stopped: the offset
 --       where it is stored; minus the offset of what the client published before with that id; 0:
 --       that number was taken before. status is 'ok' (text: a warning, or ''), 'behind' (numbers
 --       are missing before this call) or 'error' (text: why the next message was not stored).
@@ -126,7 +127,7 @@ local last = known[3] and count(known[3]:match('^%d+')) or 0
 local next_number = math.max(last, base - 1) + 1
 local last_before = next_number - 1
 
-local reply = {epoch, 0, 'ok', ''}
+local reply = {epoch, 0, 'ok', '', ''}
 local entries, envelopes, changed, new_ids = {}, {}, {}, {}
 for i = 0, messages - 1 do
   local number, at = first + i, HEADER + i * FIELDS
@@ -171,7 +172,7 @@ for i = 0, messages - 1 do
     next_number = next_number + 1
   end
 end
-reply[2] = seq
+reply[2], reply[5] = seq, entries[#entries] or ''
 
 -- 3. Make it count.
 

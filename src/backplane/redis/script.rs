@@ -17,7 +17,7 @@ pub mod publish;
 use bytes::Bytes;
 
 use super::names::Names;
-use crate::model::Epoch;
+use crate::model::{EntryId, Epoch};
 use crate::resp::{Command, Refusal, Value, push_command};
 
 /// The scripts.
@@ -173,6 +173,18 @@ fn number(value: Option<Value>) -> Result<i64, ReplyError> {
 
 fn natural(number: i64) -> Result<u64, ReplyError> {
     u64::try_from(number).map_err(|_| ReplyError::Malformed("a number below zero"))
+}
+
+fn entry(value: Option<Value>) -> Result<Option<EntryId>, ReplyError> {
+    let text = text(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(&text).ok();
+    let entry = text.and_then(EntryId::parse);
+    entry
+        .map(Some)
+        .ok_or(ReplyError::Malformed("an entry id that is none"))
 }
 
 fn epoch(value: Option<Value>) -> Result<Epoch, ReplyError> {

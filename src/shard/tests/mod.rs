@@ -8,11 +8,13 @@
 //! | `client`, `frames` | clients that know PROTOCOL only, and complain |
 //! | `oracle` | what all clients and the store know together |
 //! | `regressions` | what broke once, without chance |
+//! | `cluster` | a simulator of several instances over a fake Redis |
 //!
 //! `RINGCAST_SIM_SEEDS=n` runs n seeds, `RINGCAST_SIM_SEED=s` that one, `RINGCAST_SIM_FROM=s`
 //! begins there, `RINGCAST_SIM_TRACE=1` prints every frame. A failure names its seed.
 
 mod client;
+mod cluster;
 mod frames;
 mod oracle;
 mod regressions;

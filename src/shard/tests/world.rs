@@ -18,12 +18,12 @@ use crate::backplane::{Answer, Ask};
 use crate::hub::ConnIndex;
 use crate::model::limits::{CHUNK_BYTES_MAX, OUTBOX_BYTES_MAX};
 use crate::model::{RoomName, Timestamp};
-use crate::shard::{Effect, Event, Mail, Now, Shard, ShardId};
+use crate::shard::{Arrival, Effect, Event, Mail, Now, Shard, ShardId};
 
 /// Letters in a mailbox of one shard to another.
 const MAILBOX: usize = 4;
 /// What an outbox may hold beyond its maximum: answers to what credits let in.
-const ANSWERS_BYTES: usize = 1024 * 512 + 128 * 1024;
+pub(super) const ANSWERS_BYTES: usize = 1024 * 512 + 128 * 1024;
 const TICK_MS: u64 = 100;
 
 struct Node {
@@ -179,8 +179,11 @@ impl World {
             capacity,
             ..Wire::default()
         });
-        node.shard
-            .handle(now, Event::Accepted(index, false), &mut node.effects);
+        node.shard.handle(
+            now,
+            Event::Accepted(index, Arrival::default()),
+            &mut node.effects,
+        );
         let head = self.clients[at].connect((shard, index), &mut self.rng);
         if let Some(wire) = node.wires.get(index) {
             wire.inbound = head;
@@ -528,7 +531,7 @@ fn wire_pause(node: &mut Node, index: ConnIndex) {
 
 impl super::super::connection::Conn {
     /// Whether it stays as it is until something comes.
-    fn phase_is_lasting(&self) -> bool {
+    pub(super) fn phase_is_lasting(&self) -> bool {
         use super::super::connection::Phase;
         matches!(self.phase, Phase::Open | Phase::Head)
     }

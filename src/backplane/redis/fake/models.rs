@@ -57,6 +57,8 @@ struct Publish<'a> {
     generation_len: u64,
     producers: Option<Vec<Bytes>>,
     forgotten: Vec<Bytes>,
+    /// The last one stored.
+    entry: String,
 }
 
 impl<'a> Publish<'a> {
@@ -101,6 +103,7 @@ impl<'a> Publish<'a> {
             generation_len: 0,
             producers: None,
             forgotten: vec![],
+            entry: String::new(),
         };
         if !given.is_empty() {
             this.generation = usize::from(known[2].as_deref() == Some(b"1"));
@@ -227,12 +230,13 @@ impl<'a> Publish<'a> {
             Reply::Number(self.seq as i64),
             Reply::text(status),
             Reply::text(&why),
+            Reply::text(&self.entry),
         ];
         reply.extend(results);
         Ok(Reply::List(reply))
     }
 
-    /// XADD; returns the envelope.
+    /// XADD; returns the envelope, and notes the entry.
     fn store(&mut self, context: &mut Context<'_>, message: &[Bytes]) -> Result<Bytes, String> {
         context.guard.check(Kind::Grow)?;
         let Some(offset) = self.offsets.get_mut(&message[0]) else {
@@ -270,6 +274,7 @@ impl<'a> Publish<'a> {
         let fields = fields.map(|(name, value)| (Bytes::from(name), value.clone()));
         let stream = context.data.stream_or_new(&self.keys[1])?;
         let entry = stream.add(self.now_ms, None, fields.into())?.to_string();
+        self.entry.clone_from(&entry);
         *offset += 1;
         self.seq += 1;
         let metadata = match &**metadata {
@@ -415,7 +420,9 @@ fn hello(context: &mut Context<'_>, keys: &[Bytes], args: &[Bytes]) -> Result<Re
         found.is_some_and(|(id, fields)| {
             let field = |name: &str| fields.iter().find(|(is, _)| is == name).map(|(_, v)| v);
             let seq = field("seq").and_then(|seq| count(Some(seq)).ok());
-            *id != known || field("epoch") != Some(known_epoch) || seq != Some(known_seq)
+            let is_other =
+                field("epoch").is_some_and(|it| it != known_epoch) || seq != Some(known_seq);
+            *id != known || (field("epoch").is_some() && is_other)
         })
     };
     let is_lost = match &had[0] {

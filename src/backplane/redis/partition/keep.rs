@@ -25,7 +25,7 @@ use crate::model::limits::{
     BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, LEASE_MS, LEASE_RENEW_MS, OFFSETS_ASKED_MAX, POLL_MS,
     SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
 };
-use crate::model::{Epoch, Name, Publication};
+use crate::model::{EntryId, Epoch, Name, Publication};
 use crate::resp::{Command, push_command};
 
 /// Who holds the INSTANCE_ID.
@@ -53,6 +53,8 @@ pub(super) struct Keep {
     greeted: bool,
     hello_asked: bool,
     hello_at_ms: u64,
+    /// The last place that Redis has answered a publish with.
+    acked: Option<Place>,
     /// Above every epoch that was seen.
     candidate_ms: u64,
     subscribed: [bool; 2],
@@ -74,6 +76,7 @@ impl Keep {
             greeted: false,
             hello_asked: false,
             hello_at_ms: 0,
+            acked: None,
             candidate_ms: 0,
             subscribed: [false; 2],
             subscribe_at_ms: 0,
@@ -323,7 +326,7 @@ impl<T: Origin> Partition<T> {
 
     /// Says what is known, and has it checked.
     fn greet(&mut self, moment: &mut Moment<'_>) {
-        let known = self.known();
+        let known = self.promised();
         let may = known.is_some() || self.keep.is_subscribed();
         let ready = self.keep.is_loaded() && self.keep.holding == Holding::Held;
         let due = !self.keep.greeted && !self.keep.hello_asked;
@@ -337,12 +340,33 @@ impl<T: Origin> Partition<T> {
         let hello = Hello {
             candidate: self.candidate(moment),
             partitions: self.settings.partitions,
-            known: known.map(|(epoch, seq, entry)| Place { epoch, seq, entry }),
+            known,
             reached: None,
         };
         let out = self.commands.ask(moment.ms, Question::Hello);
         hello.push(out, &sha, &self.names);
         self.counters.commands += 1;
+    }
+
+    /// The last place that was delivered or acked: all up to it must be there.
+    pub(super) fn promised(&self) -> Option<Place> {
+        let known = self.known();
+        let known = known.map(|(epoch, seq, entry)| Place { epoch, seq, entry });
+        let newer = |acked: &Place| {
+            known.is_some_and(|known| (known.epoch, known.seq) < (acked.epoch, acked.seq))
+        };
+        self.keep.acked.filter(newer).or(known)
+    }
+
+    /// Redis has answered that a call's last message is there. What it was acked by may come long
+    /// before its envelope, and must not be lost unseen.
+    pub(super) fn on_acked(&mut self, epoch: Epoch, seq: u64, entry: Option<EntryId>) {
+        self.saw_epoch(epoch);
+        let key = |place: Place| (place.epoch, place.seq);
+        if self.keep.acked.map(key) < Some((epoch, seq)) {
+            let entry = entry.unwrap_or_default();
+            self.keep.acked = Some(Place { epoch, seq, entry });
+        }
     }
 
     /// Redis and what is known of it disagree: it is greeted again.

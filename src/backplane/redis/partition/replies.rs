@@ -293,6 +293,7 @@ impl<T: Origin> Partition<T> {
                     Status::Refused(refusal) => self.on_refusal(moment, refusal),
                     Status::Done | Status::Behind => self.breaker.on_answered(),
                 }
+                self.on_acked(reply.epoch, reply.seq, reply.entry);
                 (status, reply.results, reply.warning)
             }
             Err(error) => {
@@ -333,11 +334,12 @@ impl<T: Origin> Partition<T> {
             return;
         };
         self.saw_epoch(epoch);
-        let Some((known_epoch, known_seq, _)) = self.known() else {
+        let (Some((known_epoch, known_seq, _)), Some(promised)) = (self.known(), self.promised())
+        else {
             return;
         };
         let (seen, known) = ((epoch, seq), (known_epoch, known_seq));
-        if seen < known {
+        if seen < (promised.epoch, promised.seq) {
             // Redis has less than we have seen.
             self.greet_again(moment.ms);
         } else if seen > known {

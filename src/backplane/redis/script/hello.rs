@@ -1,6 +1,6 @@
 //! The call of `hello.lua`: is what is known of a partition still there?
 
-use super::{ReplyError, epoch, list, natural, number, push_call, text};
+use super::{ReplyError, entry, epoch, list, natural, number, push_call};
 use crate::backplane::redis::Place;
 use crate::backplane::redis::names::Names;
 use crate::model::{EntryId, Epoch, RoomName};
@@ -102,18 +102,6 @@ impl HelloReply {
             now_ms: natural(number(reply.next())?)?,
         })
     }
-}
-
-fn entry(value: Option<Value>) -> Result<Option<EntryId>, ReplyError> {
-    let text = text(value)?;
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let text = std::str::from_utf8(&text).ok();
-    let entry = text.and_then(EntryId::parse);
-    entry
-        .map(Some)
-        .ok_or(ReplyError::Malformed("an entry id that is none"))
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@
 
 use bytes::Bytes;
 
-use super::{ReplyError, epoch, list, natural, number, push_call, text};
+use super::{ReplyError, entry, epoch, list, natural, number, push_call, text};
 use crate::backplane::redis::Encode;
 use crate::backplane::redis::names::Names;
 use crate::model::limits::{SCRIPT_IDS_MAX, SCRIPT_MESSAGES_MAX};
-use crate::model::{Epoch, Publication};
+use crate::model::{EntryId, Epoch, Publication};
 use crate::resp::{Refusal, Value};
 
 /// Arguments of a call before its messages, and of each message.
@@ -147,6 +147,8 @@ pub struct PublishReply {
     pub epoch: Epoch,
     /// The partition's last number after this call: the last message stored here has it.
     pub seq: u64,
+    /// The entry of the last message stored here, if any was.
+    pub entry: Option<EntryId>,
     /// How far it came.
     pub status: Status,
     /// A result a message: above 0: stored, at that offset; below 0: the client's id was
@@ -164,6 +166,7 @@ impl PublishReply {
         let seq = natural(number(reply.next())?)?;
         let status = text(reply.next())?;
         let why = text(reply.next())?;
+        let entry = entry(reply.next())?;
         let results = reply.map(|result| number(Some(result)));
         let results = results.collect::<Result<Vec<_>, _>>()?;
         let (status, warning) = match &*status {
@@ -188,6 +191,7 @@ impl PublishReply {
         Ok(Self {
             epoch,
             seq,
+            entry,
             status,
             results,
             warning,

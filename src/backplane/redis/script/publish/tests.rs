@@ -141,6 +141,7 @@ fn replies_are_checked() {
             Value::Number(seq),
             text(status),
             text(why),
+            text(""),
         ];
         reply.extend(results.iter().map(|&result| Value::Number(result)));
         let got = PublishReply::decode(Value::List(reply), messages);
