@@ -137,6 +137,7 @@ fn open_ledger(path: &Path, world: &World<'_>) -> Result<BufWriter<File>, String
 fn settle(clients: &mut Clients, world: &mut World<'_>, seconds: f64) -> Result<bool, String> {
     let (start, mut looked) = (Instant::now(), Instant::now());
     let (mut settled, mut held) = (false, 0);
+    let (mut delivered, mut quiet) = (0, Instant::now());
     clients.drive(world, |world| {
         // It looks at every member: not at each turn.
         if looked.elapsed() > Duration::from_millis(50) {
@@ -145,8 +146,12 @@ fn settle(clients: &mut Clients, world: &mut World<'_>, seconds: f64) -> Result<
             let unseen = fleet.checker.agreement.as_ref().map_or(0, |a| a.unseen());
             let calm = fleet.ready == fleet.plan().members.len() && fleet.in_flight() == 0;
             let whole = fleet.checker.outstanding() == 0;
+            let now = fleet.checker.tally.delivered;
+            if std::mem::replace(&mut delivered, now) != now {
+                quiet = Instant::now();
+            }
             // What a new epoch took will never be seen, but a late message shows within this.
-            let is_done = calm && whole && (unseen == 0 || start.elapsed().as_secs_f64() > 3.0);
+            let is_done = calm && whole && (unseen == 0 || quiet.elapsed().as_secs_f64() > 3.0);
             held = if is_done { held + 1 } else { 0 };
             settled = held >= 3;
         }
