@@ -104,11 +104,16 @@ impl Stats {
         }
     }
 
-    fn health(&self) -> String {
+    fn total(&self) -> Counters {
         let mut total = Counters::default();
         for shard in &self.shards {
             total.add(&self.counters(shard));
         }
+        total
+    }
+
+    fn health(&self) -> String {
+        let total = self.total();
         let is_down = total.redis.up < total.redis.partitions;
         let failing = is_down || self.store_fails.load(Ordering::Relaxed);
         let redis = match total.redis.partitions {
@@ -134,6 +139,8 @@ impl Stats {
             "starting"
         } else if self.open.load(Ordering::Relaxed) > self.connections_max {
             "as many connections as --max-connections allows"
+        } else if self.total().redis.refusing > 0 {
+            "Redis is away, and the spool takes no more"
         } else {
             return response::build(200, response::TEXT, &[], b"ready\n");
         };

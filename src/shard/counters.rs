@@ -143,6 +143,7 @@ impl Counters {
             &mut self.redis.unreadable,
             &mut self.redis.spool_entries,
             &mut self.redis.spool_bytes,
+            &mut self.redis.refusing,
             &mut self.redis.instances,
         ]
         .into_iter()

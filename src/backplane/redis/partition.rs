@@ -168,6 +168,8 @@ pub struct Report {
     pub spool_entries: u64,
     /// Their bytes.
     pub spool_bytes: u64,
+    /// Partitions that take no publish: Redis is away, and the spool is full or fails.
+    pub refusing: u64,
     /// Other instances that are known.
     pub instances: u64,
 }
@@ -490,6 +492,7 @@ impl<T: Origin> Partition<T> {
             unreadable: self.counters.unreadable,
             spool_entries: self.spool.records(),
             spool_bytes: self.spool.bytes(),
+            refusing: (self.degraded && self.spool.is_full_or_failing()).into(),
             instances: self.roster.instances().count() as u64,
         }
     }

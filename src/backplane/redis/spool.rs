@@ -202,6 +202,11 @@ impl SpoolState {
         ))
     }
 
+    /// Whether nothing more is let in, or nothing could be written when it was last tried.
+    pub fn is_full_or_failing(&self) -> bool {
+        self.failing.is_some() || self.bytes() >= self.bytes_max
+    }
+
     /// Takes messages of this producer that were published meanwhile.
     pub fn append(&mut self, messages: impl IntoIterator<Item = Outgoing>) {
         for outgoing in messages {
