@@ -172,9 +172,14 @@ impl Redis {
 
     /// Waits until the stream has so many entries.
     pub(crate) fn await_stream(&self, len: u64) {
-        eventually(&format!("{len} entries in the stream"), || {
-            (self.stream_len() >= len).then_some(())
-        });
+        let mut before = 0;
+        // There is patience for each step towards it.
+        while before < len {
+            before = eventually(&format!("{len} entries, more than {before}"), || {
+                let now = self.stream_len();
+                (now > before).then_some(now)
+            });
+        }
     }
 
     /// A file of its directory.

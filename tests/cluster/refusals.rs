@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::instances::{await_degraded, await_up, begin, pair, start};
 use super::redis::Redis;
@@ -89,7 +89,13 @@ fn a_user_without_the_right_to_write() {
     let address = format!("redis://app:word@127.0.0.1:{}", redis.port);
     let server = begin("a", &address, &[]);
     await_up(&server);
-    check_held(&server, &["xadd"], || {
+    check_held(&server, &["ACL SETUSER"], || {
+        // It stays degraded, though the lease may be written.
+        let mut client = Client::new(&server);
+        assert_eq!(client.next("degraded")["degraded"], true);
+        let pause = Duration::from_secs(4);
+        std::thread::sleep(pause);
+        assert_eq!(client.settle(), Vec::<Value>::new(), "no second word of it");
         redis.ask(&["ACL", "SETUSER", "app", "+xadd"]);
     });
 }
