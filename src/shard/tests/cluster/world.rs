@@ -182,7 +182,11 @@ impl World {
         });
         let accepted = Event::Accepted(index, false);
         instance.event(usize::from(shard), self.now_ms, accepted);
+        let is_cold = instance.nodes[0].shard.counters().redis.up == 0;
         let head = self.clients[at].connect((to, shard, index), &mut self.rng);
+        // Who comes before its instance knows where the partition stands has no claim on what it
+        // has not joined.
+        self.clients[at].joined_own |= is_cold;
         if let Some(wire) = wire_of(&mut self.instances, &self.clients[at]) {
             wire.inbound = head;
         }
