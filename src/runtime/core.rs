@@ -29,7 +29,7 @@ use crate::backplane::{Answer, Ask};
 use crate::hub::ConnIndex;
 use crate::model::Timestamp;
 use crate::model::limits::READ_BYTES_MAX;
-use crate::shard::{Effect, Event, Mail, Now, Shard, ShardId};
+use crate::shard::{Arrival, Effect, Event, Mail, Now, Shard, ShardId};
 
 /// Shared by the tasks of one thread.
 pub(super) type Shared = Rc<RefCell<Core>>;
@@ -175,9 +175,9 @@ impl Core {
     }
 
     /// Takes a new connection; returns its number and serial.
-    pub(super) fn accept(&mut self, stream: Rc<TcpStream>, crowded: bool) -> (ConnIndex, u64) {
+    pub(super) fn accept(&mut self, stream: Rc<TcpStream>, arrival: Arrival) -> (ConnIndex, u64) {
         let (index, serial) = self.sockets.insert(stream);
-        self.handle(Event::Accepted(index, crowded));
+        self.handle(Event::Accepted(index, arrival));
         (index, serial)
     }
 

@@ -18,6 +18,7 @@ use super::sockets::send_now;
 use crate::hub::ConnIndex;
 use crate::model::limits::TICKS_A_ROUND;
 use crate::net::response;
+use crate::shard::Arrival;
 
 /// Between two ticks.
 const TICK: Duration = Duration::from_millis(100);
@@ -90,7 +91,7 @@ async fn accept_all(core: Shared, listener: TcpListener, cancel: monoio::io::Can
     let mut complained: Option<Instant> = None;
     while !stats.draining.load(Ordering::Acquire) {
         match listener.cancelable_accept(cancel.clone()).await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let open = stats.open.fetch_add(1, Ordering::AcqRel);
                 if open >= stats.connections_max + CROWD {
                     stats.open.fetch_sub(1, Ordering::AcqRel);
@@ -100,8 +101,12 @@ async fn accept_all(core: Shared, listener: TcpListener, cancel: monoio::io::Can
                 }
                 // So that `/health` is answered when all places are taken.
                 let crowded = open >= stats.connections_max;
+                let arrival = Arrival {
+                    crowded,
+                    is_local: peer.ip().to_canonical().is_loopback(),
+                };
                 let stream = Rc::new(stream);
-                let (index, serial) = core.borrow_mut().accept(stream.clone(), crowded);
+                let (index, serial) = core.borrow_mut().accept(stream.clone(), arrival);
                 monoio::spawn(read_all(core.clone(), stream, index, serial));
             }
             Err(_) if stats.draining.load(Ordering::Acquire) => return,

@@ -224,16 +224,19 @@ impl Shard {
         self.tell_presence(key, change, user_id, username);
     }
 
-    /// Closes a user's connections, on every instance: asked for by this one's clients.
-    pub(super) fn kick_everywhere(&mut self, user_id: &Name) {
+    /// Closes a user's connections on all shards; `everywhere`: and on the other instances.
+    pub(super) fn kick_all(&mut self, user_id: &Name, everywhere: bool) {
         for to in self.other_shards() {
-            self.lanes.post(to, Mail::Kick(user_id.clone()));
+            self.lanes.post(to, Mail::Kick(user_id.clone(), everywhere));
         }
-        self.kick(user_id);
+        self.kick(user_id, everywhere);
     }
 
     /// Closes a user's connections on this shard.
-    pub(super) fn kick(&mut self, user_id: &Name) {
+    pub(super) fn kick(&mut self, user_id: &Name, everywhere: bool) {
+        if everywhere {
+            self.home.backplane.kick(user_id);
+        }
         for index in self.connections_of(user_id) {
             self.close(
                 index,

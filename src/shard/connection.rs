@@ -64,6 +64,8 @@ pub(super) struct Conn {
     pub(super) phase: Phase,
     /// Whether it is one too many, and may not become a WebSocket.
     pub(super) crowded: bool,
+    /// Whether it comes from this machine.
+    pub(super) is_local: bool,
     /// Whether the socket takes no more for now.
     pub(super) blocked: bool,
     /// Whether it stands in the list of those with an outbox to flush.
@@ -103,6 +105,7 @@ impl Conn {
         Self {
             phase: Phase::Head,
             crowded: false,
+            is_local: false,
             blocked: false,
             queued: false,
             paused: false,

@@ -96,7 +96,7 @@ impl Shard {
                 username,
                 is_join,
             } => self.tell_presence_elsewhere(&room, &user_id, username.as_ref(), is_join),
-            Outcome::Kick(user_id) => self.kick_everywhere(&user_id),
+            Outcome::Kick(user_id) => self.kick_all(&user_id, false),
         }
     }
 

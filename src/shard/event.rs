@@ -32,9 +32,8 @@ pub struct Now {
 /// All that can happen to a shard.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A connection was accepted under this number, which is free. `true`: it is one too many, and
-    /// may ask for a page but not for a WebSocket.
-    Accepted(ConnIndex, bool),
+    /// A connection was accepted under this number, which is free.
+    Accepted(ConnIndex, Arrival),
     /// Bytes came. They may be changed (unmasked) in place.
     Bytes(ConnIndex, &'a mut [u8]),
     /// The peer ended the connection, or it broke.
@@ -51,6 +50,15 @@ pub enum Event<'a> {
     Tick,
     /// Stop: tell the clients, let them go over so many milliseconds.
     Drain(u64),
+}
+
+/// What is known of a connection before it has sent anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival {
+    /// It is one too many, and may ask for a page but not for a WebSocket.
+    pub crowded: bool,
+    /// It comes from this machine.
+    pub is_local: bool,
 }
 
 /// All that a shard can ask for.
@@ -107,8 +115,8 @@ pub enum Mail {
     Announce(Bytes),
     /// What orders and keeps was lost (why), or is there again.
     Degraded(Option<Arc<str>>),
-    /// Close the connections of a user.
-    Kick(Name),
+    /// Close the connections of a user; `true`: have the other instances close them too.
+    Kick(Name, bool),
     /// From the home shard: a frame that is kept for nobody.
     Whisper {
         /// The room.

@@ -20,6 +20,8 @@ enum Route {
         room: Option<RoomName>,
     },
     Page(Page),
+    /// Close this user's connections.
+    Kick(Name),
     Refuse(Vec<u8>),
 }
 
@@ -29,13 +31,16 @@ impl Shard {
         let Some(conn) = self.conn_mut(index) else {
             return;
         };
-        let crowded = conn.crowded;
+        let (crowded, is_local) = (conn.crowded, conn.is_local);
         let mut stash = conn.stash.take().unwrap_or_default();
         let bytes = &mut stash.0;
         bytes.extend_from_slice(input);
         let parsed = contained(|| net::head::parse(bytes));
         let route = match parsed {
-            Some(Ok(Some((head, end)))) => self.route(&head, &bytes[end..], crowded),
+            Some(Ok(Some((head, end)))) => match kick_target(&head) {
+                Some(user) => route_kick(&head, user, is_local),
+                None => self.route(&head, &bytes[end..], crowded),
+            },
             Some(Ok(None)) => {
                 if let Some(conn) = self.conn_mut(index) {
                     conn.stash = Some(stash);
@@ -128,6 +133,12 @@ impl Shard {
                     self.effects.push(Effect::Answer(id, page));
                 }
             }
+            Route::Kick(user_id) => {
+                self.kick_all(&user_id, true);
+                let body = serde_json::json!({ "user_id": user_id.as_str() }).to_string();
+                let answer = response::build(200, response::JSON, &[], body.as_bytes());
+                self.answer(index, &answer);
+            }
             Route::Refuse(answer) => {
                 self.counters.refused += 1;
                 self.answer(index, &answer);
@@ -213,6 +224,32 @@ impl Shard {
             out.extend_from_slice(response);
         }
         self.begin_closing(index);
+    }
+}
+
+/// Whose connections the request is about: `/api/users/{user_id}/connections`.
+fn kick_target<'a>(head: &Head<'a>) -> Option<&'a str> {
+    let rest = head.path.strip_prefix("/api/users/")?;
+    rest.strip_suffix("/connections")
+}
+
+/// As long as there are no API keys only this machine may, and nobody that it passes on.
+fn route_kick(head: &Head<'_>, user: &str, is_local: bool) -> Route {
+    let refuse = |status, code, message| {
+        let allow = [("Allow", "DELETE")];
+        Route::Refuse(response::error(status, code, message, &allow))
+    };
+    if head.method != "DELETE" {
+        return refuse(405, "bad_request", "only DELETE is taken here");
+    }
+    if !is_local || head.count("x-forwarded-for") > 0 {
+        let why = "without an API key only requests from this machine may do this";
+        return refuse(403, "forbidden", why);
+    }
+    match target::segment(user).filter(|user| name_is_valid(user)) {
+        Some(user) if head.body == Body::None => Route::Kick(Name::from(user)),
+        Some(_) => refuse(413, "too_large", "no body is taken here"),
+        None => refuse(400, "bad_request", "the user's id is not a name"),
     }
 }
 

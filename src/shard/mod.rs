@@ -135,7 +135,7 @@ impl Shard {
     pub fn handle(&mut self, now: Now, event: Event<'_>, effects: &mut Vec<Effect>) {
         self.now = now;
         match event {
-            Event::Accepted(index, crowded) => self.on_accepted(index, crowded),
+            Event::Accepted(index, arrival) => self.on_accepted(index, arrival),
             Event::Bytes(index, bytes) => self.on_bytes(index, bytes),
             Event::Ended(index) => self.remove(index),
             Event::Writable(index) => self.on_writable(index),
@@ -284,7 +284,7 @@ impl Shard {
         (conn.phase != Phase::Closing).then(|| conn.out())
     }
 
-    fn on_accepted(&mut self, index: ConnIndex, crowded: bool) {
+    fn on_accepted(&mut self, index: ConnIndex, arrival: Arrival) {
         let at = index as usize;
         if at >= self.conns.len() {
             self.conns.resize_with(at + 1, || None);
@@ -296,7 +296,7 @@ impl Shard {
         let id = crate::model::ClientId::from_bits(self.rng.u128(..));
         let (now_ms, head_ms) = (self.now.ms, self.options.handshake_ms);
         let mut conn = Conn::new(self.generations[at], id, now_ms, head_ms);
-        conn.crowded = crowded;
+        (conn.crowded, conn.is_local) = (arrival.crowded, arrival.is_local);
         self.conns[at] = Some(Box::new(conn));
         self.counters.accepted += 1;
         self.counters.connections += 1;
@@ -458,7 +458,7 @@ impl Shard {
             } => self.on_restart(&room, epoch, members),
             Mail::Announce(frame) => self.announce(&frame),
             Mail::Degraded(reason) => self.on_degraded(reason),
-            Mail::Kick(user_id) => self.kick(&user_id),
+            Mail::Kick(user_id, everywhere) => self.kick(&user_id, everywhere),
             Mail::Whisper {
                 room,
                 presence,

@@ -241,3 +241,27 @@ fn metrics_match_what_was_done() {
     server.await_metric("closes_total{\"1000\"", 4);
     server.await_metric("connections", 1);
 }
+
+#[test]
+fn a_users_connections_are_closed_on_demand_of_this_machine() {
+    let server = Server::start(&["--shards", "2"]);
+    let mut users = [0, 1].map(|shard| Client::on_shard(&server, shard));
+    let ids = users.each_ref().map(|user| user.id.clone());
+    let kick = |method: &str, id: &str, fields: &str| {
+        let path = format!("/api/users/{id}/connections");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        server.http(head.as_bytes()).status
+    };
+    assert_eq!(kick("GET", &ids[0], ""), 405);
+    assert_eq!(
+        kick("DELETE", &ids[0], "X-Forwarded-For: 10.0.0.1\r\n"),
+        403
+    );
+    assert_eq!(kick("DELETE", "%00", ""), 400);
+    assert_eq!(kick("DELETE", "nobody", ""), 200);
+    for (user, id) in users.iter_mut().zip(ids) {
+        user.join("still here");
+        assert_eq!(kick("DELETE", &id, ""), 200);
+        assert_eq!(user.closed(), 4003);
+    }
+}

@@ -8,7 +8,7 @@ use crate::model::{Epoch, Timestamp};
 use crate::net::OriginPolicy;
 use crate::shard::lanes::Behind;
 use crate::shard::{
-    Effect, Event, Gone, Keeping, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket,
+    Arrival, Effect, Event, Gone, Keeping, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket,
 };
 
 /// Sockets that take so many bytes at once.
@@ -100,7 +100,7 @@ impl Stage {
     fn connect(&mut self, at: usize, path: &str) -> Peer {
         let index = self.shards[at].1.received.len() as ConnIndex;
         self.shards[at].1.received.push(Vec::new());
-        self.event(at, Event::Accepted(index, false));
+        self.event(at, Event::Accepted(index, Arrival::default()));
         let head = format!(
             "GET {path} HTTP/1.1\r\nHost: s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"

@@ -18,7 +18,7 @@ use crate::backplane::{Answer, Ask};
 use crate::hub::ConnIndex;
 use crate::model::limits::{CHUNK_BYTES_MAX, OUTBOX_BYTES_MAX};
 use crate::model::{RoomName, Timestamp};
-use crate::shard::{Effect, Event, Mail, Now, Shard, ShardId};
+use crate::shard::{Arrival, Effect, Event, Mail, Now, Shard, ShardId};
 
 /// Letters in a mailbox of one shard to another.
 const MAILBOX: usize = 4;
@@ -179,8 +179,11 @@ impl World {
             capacity,
             ..Wire::default()
         });
-        node.shard
-            .handle(now, Event::Accepted(index, false), &mut node.effects);
+        node.shard.handle(
+            now,
+            Event::Accepted(index, Arrival::default()),
+            &mut node.effects,
+        );
         let head = self.clients[at].connect((shard, index), &mut self.rng);
         if let Some(wire) = node.wires.get(index) {
             wire.inbound = head;

@@ -180,7 +180,7 @@ impl World {
             capacity,
             ..Wire::default()
         });
-        let accepted = Event::Accepted(index, false);
+        let accepted = Event::Accepted(index, Arrival::default());
         instance.event(usize::from(shard), self.now_ms, accepted);
         let is_cold = instance.nodes[0].shard.counters().redis.up == 0;
         let head = self.clients[at].connect((to, shard, index), &mut self.rng);

@@ -1,0 +1,39 @@
+//! Several instances over one Redis, from outside: real processes, and what goes wrong with them.
+//!
+//! | file | what |
+//! |---|---|
+//! | `ledger` | the faults under load, each with a verdict over all that was acked and received |
+//! | `rooms` | what two instances do together when all is well |
+//! | `away` | what one sees while Redis is away, and after |
+//! | `refusals` | a Redis that refuses: passwords, rights, replicas, no memory |
+//! | `names` | what stands in Redis, foreign writers, trimming, INSTANCE_ID |
+//! | `redis`, `proxy`, `instances` | what the tests are made of |
+//!
+//! `RINGCAST_TEST_ALL=1` makes the ledgers long: 100,000 messages, faults of ten seconds. Tests
+//! wait for what they test, by asking with a deadline; where a fault lasts a while, that is its
+//! length and not a wait for something.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a harness: what fails here is to end the test"
+)]
+
+#[path = "cluster/away.rs"]
+mod away;
+#[path = "cluster/instances.rs"]
+mod instances;
+#[path = "cluster/ledger.rs"]
+mod ledger;
+#[path = "cluster/names.rs"]
+mod names;
+#[path = "cluster/proxy.rs"]
+mod proxy;
+#[path = "cluster/redis.rs"]
+mod redis;
+#[path = "cluster/refusals.rs"]
+mod refusals;
+#[path = "cluster/rooms.rs"]
+mod rooms;
+#[path = "server/support.rs"]
+#[allow(dead_code, reason = "the tests of one server use the rest of it")]
+mod support;

@@ -1,0 +1,314 @@
+//! Faults of Redis and of the way to it, under load: what was acked is there, once, in order.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::instances::{Ledger, Plan, Verdict, begin, command, start_all};
+use super::proxy::Proxy;
+use super::redis::{Redis, copy_files};
+use super::support::{Server, all, eventually};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Three instances over a Redis, a ledger, and in its midst what goes wrong.
+fn check(redis: &mut Redis, plan: &Plan, fault: impl FnOnce(&mut Redis, &[Server])) -> Verdict {
+    let servers = start_all(3, redis, &[]);
+    check_over(redis, &servers, plan, fault)
+}
+
+fn check_over(
+    redis: &mut Redis,
+    servers: &[Server],
+    plan: &Plan,
+    fault: impl FnOnce(&mut Redis, &[Server]),
+) -> Verdict {
+    let mut ledger = Ledger::start(servers, plan);
+    redis.await_stream(plan.before_fault());
+    fault(redis, servers);
+    assert!(ledger.is_running(), "the fault came in its midst");
+    let verdict = ledger.verdict();
+    eprintln!("{verdict:?}");
+    for server in servers {
+        eprintln!("{}", server.log());
+    }
+    verdict
+}
+
+/// Three instances, each behind a proxy of its own.
+fn behind_proxies(redis: &Redis) -> (Vec<Proxy>, Vec<Server>) {
+    let proxies: Vec<_> = (0..3).map(|_| Proxy::to(redis.port)).collect();
+    let servers = proxies.iter().zip(["a", "b", "c"]).map(|(proxy, id)| {
+        let server = begin(id, &format!("127.0.0.1:{}", proxy.port), &[]);
+        super::instances::await_up(&server);
+        server
+    });
+    let servers = servers.collect();
+    (proxies, servers)
+}
+
+/// Does it again and again, until the time is over.
+fn again(plan: &Plan, pause: Duration, mut what: impl FnMut()) {
+    let end = Instant::now() + plan.fault;
+    while Instant::now() < end {
+        what();
+        thread::sleep(pause);
+    }
+}
+
+#[test]
+fn redis_restarts() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(3_000, SECOND);
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        redis.shut_down();
+        redis.up();
+    });
+    verdict.expect_whole().expect_connected();
+}
+
+#[test]
+fn redis_is_killed_and_comes_back_later() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(4_000, 2 * SECOND);
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        redis.kill();
+        thread::sleep(plan.fault);
+        redis.up();
+    });
+    verdict
+        .expect_whole()
+        .expect_connected()
+        .expect_told_degraded();
+}
+
+#[test]
+fn redis_stands_still() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(4_000, 3 * SECOND);
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        redis.signal(Signal::STOP);
+        thread::sleep(plan.fault);
+        redis.signal(Signal::CONT);
+    });
+    verdict
+        .expect_whole()
+        .expect_connected()
+        .expect_told_degraded();
+}
+
+#[test]
+fn redis_is_busy_with_something_else() {
+    let mut redis = Redis::lasting(&["--enable-debug-command", "local"]);
+    let plan = Plan::new(4_000, 3 * SECOND);
+    let seconds = if all() { "5" } else { "1.5" };
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        redis.ask(&["DEBUG", "SLEEP", seconds]);
+    });
+    verdict.expect_whole().expect_connected();
+}
+
+#[test]
+fn subscribers_are_killed_again_and_again() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(4_000, 2 * SECOND);
+    let pause = if all() { 2 * SECOND } else { SECOND / 4 };
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        again(&plan, pause, || {
+            redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        });
+    });
+    verdict.expect_whole().expect_connected();
+}
+
+#[test]
+fn callers_are_killed_again_and_again() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(4_000, 2 * SECOND);
+    let pause = if all() { 2 * SECOND } else { SECOND / 10 };
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        again(&plan, pause, || {
+            redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+        });
+    });
+    verdict.expect_whole().expect_connected();
+}
+
+#[test]
+fn connections_are_cut_in_the_midst_of_a_frame() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(4_000, 2 * SECOND);
+    let (proxies, servers) = behind_proxies(&redis);
+    let verdict = check_over(&mut redis, &servers, &plan, |_, _| {
+        proxies.iter().for_each(|proxy| proxy.cut_after(100_000));
+        thread::sleep(plan.fault);
+        proxies.iter().for_each(|proxy| proxy.cut_after(0));
+    });
+    let cuts: u64 = proxies.iter().map(Proxy::cuts).sum();
+    assert!(cuts > 3, "{cuts} cuts");
+    verdict.expect_whole().expect_connected();
+}
+
+#[test]
+fn the_way_to_redis_is_long() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(3_000, 2 * SECOND);
+    let (proxies, servers) = behind_proxies(&redis);
+    let verdict = check_over(&mut redis, &servers, &plan, |_, _| {
+        for proxy in &proxies {
+            proxy.delay(SECOND / 5);
+        }
+        thread::sleep(plan.fault);
+        for proxy in &proxies {
+            proxy.delay(Duration::ZERO);
+        }
+    });
+    verdict.expect_whole().expect_connected();
+}
+
+#[test]
+fn the_way_of_one_instance_is_a_black_hole() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(5_000, 4 * SECOND);
+    let (proxies, servers) = behind_proxies(&redis);
+    let verdict = check_over(&mut redis, &servers, &plan, |_, servers| {
+        proxies[0].pause();
+        thread::sleep(plan.fault);
+        assert_eq!(super::instances::health(&servers[1])["redis"], "up");
+        proxies[0].go_on();
+    });
+    verdict.expect_whole().expect_connected();
+    verdict.expect_some("degraded_told");
+}
+
+#[test]
+fn the_way_of_one_instance_is_narrow() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(4_000, 2 * SECOND);
+    let (proxies, servers) = behind_proxies(&redis);
+    let verdict = check_over(&mut redis, &servers, &plan, |_, _| {
+        proxies[0].throttle(50_000);
+        thread::sleep(plan.fault);
+        proxies[0].throttle(0);
+    });
+    verdict.expect_whole().expect_connected();
+}
+
+#[test]
+fn an_instance_stands_still_until_redis_gives_it_up() {
+    let limit = ["--client-output-buffer-limit", "pubsub 1mb 1mb 1"];
+    let mut redis = Redis::lasting(&limit);
+    let mut plan = Plan::new(5_000, 4 * SECOND);
+    // What the system buffers for a socket is full before Redis has anything to keep.
+    (plan.payload, plan.rate) = (8_000, plan.rate.min(1_000));
+    let verdict = check(&mut redis, &plan, |redis, servers| {
+        servers[2].signal(Signal::STOP);
+        eventually("Redis to give the instance up", || {
+            redis.log().contains("output buffer limits").then_some(())
+        });
+        thread::sleep(plan.fault / 4);
+        servers[2].signal(Signal::CONT);
+    });
+    verdict.expect_whole().expect_connected();
+}
+
+#[test]
+fn everything_is_flushed() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(4_000, SECOND);
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        redis.ask(&["FLUSHALL"]);
+    });
+    verdict
+        .expect_honest()
+        .expect_connected()
+        .expect_told_epoch();
+}
+
+#[test]
+fn redis_comes_back_with_nothing() {
+    let mut redis = Redis::start(&[]);
+    let plan = Plan::new(4_000, 2 * SECOND);
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        redis.kill();
+        thread::sleep(plan.fault);
+        redis.up();
+    });
+    verdict
+        .expect_honest()
+        .expect_connected()
+        .expect_told_epoch();
+}
+
+#[test]
+fn redis_comes_back_without_its_last_second() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(4_000, SECOND);
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        let old = tempfile::TempDir::new().unwrap();
+        copy_files(&redis.files(), old.path());
+        thread::sleep(SECOND);
+        redis.kill();
+        std::fs::remove_dir_all(redis.files()).unwrap();
+        copy_files(old.path(), &redis.files());
+        redis.up();
+    });
+    verdict
+        .expect_honest()
+        .expect_connected()
+        .expect_told_epoch();
+}
+
+#[test]
+fn redis_is_full() {
+    let mut redis = Redis::lasting(&["--maxmemory-policy", "noeviction"]);
+    let plan = Plan::new(4_000, 2 * SECOND);
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        redis.ask(&["CONFIG", "SET", "maxmemory", "1mb"]);
+        thread::sleep(plan.fault);
+        redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    });
+    verdict
+        .expect_whole()
+        .expect_connected()
+        .expect_told_degraded();
+}
+
+#[test]
+fn a_second_instance_takes_an_id_that_is_taken() {
+    let mut redis = Redis::lasting(&[]);
+    let plan = Plan::new(8_000, SECOND);
+    let verdict = check(&mut redis, &plan, |redis, _| {
+        let dir = tempfile::TempDir::new().unwrap();
+        let address = format!("127.0.0.1:{}", redis.port);
+        let output = command(dir.path(), "b", &address, &[]).output().unwrap();
+        assert!(!output.status.success());
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(log.contains("INSTANCE_ID"), "{log}");
+    });
+    verdict.expect_whole().expect_connected();
+}
+
+/// The replica has all that the primary had, and then less than it.
+#[test]
+fn a_replica_takes_over() {
+    let mut redis = Redis::lasting(&["--repl-diskless-sync-delay", "0"]);
+    let port = redis.port.to_string();
+    let replica = Redis::start(&["--replicaof", &format!("127.0.0.1 {port}")]);
+    eventually("the replica to follow", || {
+        let link = replica.ask(&["INFO", "replication"]);
+        link.as_str()?
+            .contains("master_link_status:up")
+            .then_some(())
+    });
+    let plan = Plan::new(4_000, SECOND);
+    let (proxies, servers) = behind_proxies(&redis);
+    let verdict = check_over(&mut redis, &servers, &plan, |redis, _| {
+        // What is still on its way to the replica is lost.
+        redis.kill();
+        replica.ask(&["REPLICAOF", "NO", "ONE"]);
+        proxies.iter().for_each(|proxy| proxy.switch(replica.port));
+    });
+    verdict.expect_honest().expect_connected();
+}

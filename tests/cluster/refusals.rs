@@ -1,0 +1,189 @@
+//! A Redis that is there and refuses: the log says why within seconds, `/health` shows it, and all
+//! is well again soon after the cause has ended.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::instances::{await_degraded, await_up, begin, pair, start};
+use super::redis::Redis;
+use super::support::{Client, Server, eventually};
+
+/// How soon the log names the cause, and how soon all is well after it has ended (FAULTS D12).
+const SAID: Duration = Duration::from_secs(5);
+const HEALED: Duration = Duration::from_secs(10);
+
+/// Waits until the log has all of `words` in one line.
+fn await_log(server: &Server, words: &[&str]) {
+    let began = Instant::now();
+    eventually(&format!("{words:?} in the log"), || {
+        let log = server.log();
+        let mut lines = log.lines();
+        lines
+            .any(|line| words.iter().all(|word| line.contains(word)))
+            .then_some(())
+    });
+    assert!(began.elapsed() < SAID, "said after {:?}", began.elapsed());
+}
+
+fn await_healed(server: &Server) {
+    let began = Instant::now();
+    await_up(server);
+    assert!(
+        began.elapsed() < HEALED,
+        "healed after {:?}",
+        began.elapsed()
+    );
+}
+
+/// A publish that Redis refuses to store is held, and stored when it no longer does.
+fn check_held(server: &Server, words: &[&str], heal: impl FnOnce()) {
+    let mut client = Client::new(server);
+    client.send(&json!({"type":"publish","room":"r","payload":"held","ref":"held"}));
+    await_degraded(server);
+    await_log(server, words);
+    assert_eq!(server.get("/ready").status, 200);
+    heal();
+    await_healed(server);
+    let ack = client.find(|frame| frame["ref"] == "held");
+    assert_eq!(ack["type"], "ack", "{ack}");
+    let offset = ack["offset"].as_u64().unwrap();
+    assert_eq!(client.publish("r", json!("after")), offset + 1);
+}
+
+#[test]
+fn a_wrong_password() {
+    let redis = Redis::start(&["--requirepass", "right"]);
+    let address = format!("redis://:wrong-4711@127.0.0.1:{}", redis.port);
+    let server = begin("a", &address, &[]);
+    await_degraded(&server);
+    await_log(&server, &["password"]);
+    let set = ["AUTH", "right"];
+    assert_eq!(
+        redis.ask_with(&set, &["CONFIG", "SET", "requirepass", "wrong-4711"]),
+        "OK"
+    );
+    await_healed(&server);
+    assert!(!server.log().contains("4711"), "no secret in the log");
+}
+
+#[test]
+fn no_password_where_one_is_wanted() {
+    let redis = Redis::start(&["--requirepass", "right"]);
+    let server = begin("a", &format!("127.0.0.1:{}", redis.port), &[]);
+    await_degraded(&server);
+    await_log(&server, &["password"]);
+    assert_eq!(
+        redis.ask_with(&["AUTH", "right"], &["CONFIG", "SET", "requirepass", ""]),
+        "OK"
+    );
+    await_healed(&server);
+}
+
+#[test]
+fn a_user_without_the_right_to_write() {
+    let redis = Redis::start(&[]);
+    redis.ask(&[
+        "ACL", "SETUSER", "app", "on", ">word", "~*", "&*", "+@all", "-xadd",
+    ]);
+    let address = format!("redis://app:word@127.0.0.1:{}", redis.port);
+    let server = begin("a", &address, &[]);
+    await_up(&server);
+    check_held(&server, &["xadd"], || {
+        redis.ask(&["ACL", "SETUSER", "app", "+xadd"]);
+    });
+}
+
+#[test]
+fn a_user_without_any_right() {
+    let redis = Redis::start(&[]);
+    redis.ask(&["ACL", "SETUSER", "app", "on", ">word"]);
+    let address = format!("redis://app:word@127.0.0.1:{}", redis.port);
+    let server = begin("a", &address, &[]);
+    await_degraded(&server);
+    await_log(&server, &["NOPERM"]);
+    redis.ask(&["ACL", "SETUSER", "app", "~*", "&*", "+@all"]);
+    await_healed(&server);
+}
+
+#[test]
+fn a_replica_from_the_start() {
+    let redis = Redis::start(&[]);
+    redis.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    let server = begin("a", &format!("127.0.0.1:{}", redis.port), &[]);
+    await_degraded(&server);
+    await_log(&server, &["replica"]);
+    redis.ask(&["REPLICAOF", "NO", "ONE"]);
+    await_healed(&server);
+}
+
+#[test]
+fn a_primary_that_becomes_a_replica() {
+    let redis = Redis::start(&[]);
+    let [a, b] = pair(&redis, &[]);
+    let mut elsewhere = Client::new(&b);
+    elsewhere.join("r");
+    redis.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    check_held(&a, &["replica"], || {
+        redis.ask(&["REPLICAOF", "NO", "ONE"]);
+    });
+    elsewhere.messages("r", 1, 2);
+}
+
+#[test]
+fn a_disk_that_takes_nothing() {
+    let redis = Redis::start(&["--save", "3600 1"]);
+    let server = start("a", &redis, &[]);
+    // What is to be replaced by the snapshot can't be.
+    let place = redis.path("dump.rdb");
+    std::fs::create_dir(&place).unwrap();
+    std::fs::write(place.join("file"), "").unwrap();
+    redis.ask(&["SET", "k", "v"]);
+    redis.try_ask(&["SAVE"]).unwrap();
+    check_held(&server, &["MISCONF"], || {
+        std::fs::remove_dir_all(&place).unwrap();
+        redis.ask(&["SAVE"]);
+    });
+}
+
+#[test]
+fn no_memory() {
+    let redis = Redis::start(&[]);
+    let server = start("a", &redis, &[]);
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    check_held(&server, &["maxmemory"], || {
+        redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    });
+}
+
+#[test]
+fn memory_that_throws_away_is_warned_of() {
+    let redis = Redis::start(&["--maxmemory-policy", "allkeys-lru"]);
+    let server = start("a", &redis, &[]);
+    await_log(&server, &["maxmemory-policy", "noeviction"]);
+}
+
+/// Redis answers, but with LOADING, for longer than anything is retried at once.
+#[test]
+fn a_redis_that_loads_for_long() {
+    let mut redis = Redis::lasting(&[]);
+    let [a, b] = pair(&redis, &[]);
+    let mut member = Client::new(&b);
+    member.join("r");
+    let mut client = Client::new(&a);
+    client.publish_all("r", 0..500, |n| json!(n));
+    // Half of what is behind the base file, so that it takes seconds: 500 calls at the most.
+    redis.push_flags(&["--key-load-delay", "5000"]);
+    redis.kill();
+    redis.begin();
+    await_degraded(&a);
+    client.send(&json!({"type":"publish","room":"r","payload":"held","ref":"held"}));
+    eventually("the end of loading", || {
+        let answer = redis.try_ask(&["PING"])?;
+        (answer == "PONG").then_some(())
+    });
+    await_healed(&a);
+    await_healed(&b);
+    assert_eq!(client.find(|frame| frame["ref"] == "held")["offset"], 501);
+    member.messages("r", 1, 501);
+}
