@@ -12,12 +12,12 @@ use super::redis::Redis;
 use super::setup::Setup;
 use crate::backplane::Answer;
 use crate::backplane::link::Link;
-use crate::shard::Event;
 use crate::shard::tests::client::Phase;
 use crate::shard::tests::wires::Wire;
+use crate::shard::{Arrival, Event};
 
 /// How far time goes in one go while it is calm.
-const CALM_STEP_MS: u64 = 50;
+const CALM_STEP_MS: u64 = 100;
 /// Steps without time passing until what is under way must have come.
 const ROUNDS: usize = 60;
 
