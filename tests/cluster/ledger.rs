@@ -70,7 +70,8 @@ fn redis_restarts() {
 
 #[test]
 fn redis_is_killed_and_comes_back_later() {
-    let mut redis = Redis::lasting(&[]);
+    // While its disk is slow, a Redis that syncs every second acks what it has not written yet.
+    let mut redis = Redis::lasting(&["--appendfsync", "always"]);
     let plan = Plan::new(4_000, 2 * SECOND);
     let verdict = check(&mut redis, &plan, |redis, _| {
         redis.kill();

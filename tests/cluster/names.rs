@@ -117,10 +117,12 @@ fn what_foreign_writers_publish_is_delivered() {
         publish(bad);
     }
     publish(&json!({"instance_id":"x","payload":of_room}).to_string());
+    for client in &mut in_room {
+        assert_eq!(client.next("note"), of_room);
+    }
     let to_all = json!({"type":"note","text":"to all"});
     publish(&json!({"instance_id":"x","payload":to_all}).to_string());
     for client in &mut in_room {
-        assert_eq!(client.next("note"), of_room);
         assert_eq!(client.next("note"), to_all);
     }
     assert_eq!(

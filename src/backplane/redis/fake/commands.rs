@@ -274,6 +274,10 @@ fn add(data: &mut Data, key: &Bytes, args: &[Bytes]) -> Result<Reply, String> {
     if fields.is_empty() || fields.len() % 2 == 1 {
         return Err(wrong_number("XADD"));
     }
+    if id == Some(EntryId::default()) {
+        // Before it looks for the stream, which does not begin by it.
+        return Err("ERR The ID specified in XADD must be greater than 0-0".into());
+    }
     let now_ms = data.now_ms;
     let fields = fields
         .chunks(2)

@@ -28,6 +28,9 @@ use crate::model::limits::{
 use crate::model::{EntryId, Epoch, Name, Publication};
 use crate::resp::{Command, push_command};
 
+/// The entry id that no stream takes: Redis names it where it says so.
+pub(super) const NO_ENTRY: &str = "0-0";
+
 /// Who holds the INSTANCE_ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holding {
@@ -278,7 +281,7 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    /// The lease, and the probe that it is while the breaker is open: it writes.
+    /// The lease, and the first half of the probe while the breaker is open: it writes.
     fn renew(&mut self, moment: &mut Moment<'_>) {
         let Some(sha) = self.script(Script::Lease) else {
             return;
@@ -292,6 +295,15 @@ impl<T: Origin> Partition<T> {
         let name = self.names.instance(&self.settings.instance_id);
         let out = self.commands.ask(moment.ms, Question::Lease { is_probe });
         push_lease(out, &sha, &name, &self.settings.nonce, LEASE_MS);
+        self.counters.commands += 1;
+    }
+
+    /// Whether entries may be written, not only the lease: a user may be allowed the one and not
+    /// the other, and the breaker would open and close for as long.
+    pub(super) fn probe(&mut self, now_ms: u64) {
+        let stream = self.names.stream.as_bytes();
+        let out = self.commands.ask(now_ms, Question::Probe);
+        push_command(out, &[b"XADD", stream, NO_ENTRY.as_bytes(), b"probe", b""]);
         self.counters.commands += 1;
     }
 

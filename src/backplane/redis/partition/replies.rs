@@ -27,11 +27,14 @@ pub(super) enum Question {
     Load(Script),
     /// Whether Redis throws keys away when it is full.
     Policy,
-    /// The lease; `is_probe`: also whether Redis takes writes again.
+    /// The lease; `is_probe`: also whether Redis takes writes again, the first half of it.
     Lease {
         /// See above.
         is_probe: bool,
     },
+    /// The second half: an entry that no stream takes, which is refused for just that if entries
+    /// may be written at all.
+    Probe,
     /// Whether what is known is still there.
     Hello,
     /// To store a call's messages.
@@ -131,6 +134,7 @@ impl<T: Origin> Partition<T> {
             },
             Question::Policy => self.on_policy(&value),
             Question::Lease { is_probe } => self.on_lease(moment, is_probe, value),
+            Question::Probe => self.on_probe(moment, value),
             Question::Hello => self.on_hello(moment, value),
             Question::Publish {
                 producer,
@@ -230,7 +234,7 @@ impl<T: Origin> Partition<T> {
                 self.breaker.on_answered();
                 self.on_lease_held(moment.ms);
                 if is_probe && self.keep.is_greeted() {
-                    self.breaker.on_probe_ok();
+                    self.probe(moment.ms);
                 }
             }
             Ok(Lease::Other { ttl_ms, .. }) => self.on_lease_other(moment.ms, ttl_ms),
@@ -238,6 +242,17 @@ impl<T: Origin> Partition<T> {
                 self.on_lease_failed(moment.ms);
                 self.on_error(moment, &error);
             }
+        }
+    }
+
+    fn on_probe(&mut self, moment: &mut Moment<'_>, value: Value) {
+        match value {
+            Value::Error(refusal) if refusal.text.contains(super::keep::NO_ENTRY) => {
+                if self.keep.is_greeted() {
+                    self.breaker.on_probe_ok();
+                }
+            }
+            other => self.on_odd(moment, other),
         }
     }
 
