@@ -24,7 +24,7 @@ use super::sockets::{Received, Sockets};
 use super::spool::SpoolHandle;
 use super::stats::Stats;
 use super::store::{StoreHandle, wall_clock};
-use crate::backplane::link::LinkEvent;
+use crate::backplane::link::{Link, LinkEvent};
 use crate::backplane::{Answer, Ask};
 use crate::hub::ConnIndex;
 use crate::model::Timestamp;
@@ -291,6 +291,7 @@ impl Core {
             }
         }
         self.perform();
+        self.pace_links();
         more |= self.carry() | self.shard.wants_turn();
         self.publish_stats(now.ms);
         if !self.is_done(now.ms) {
@@ -395,13 +396,21 @@ impl Core {
         }
     }
 
+    /// Reads the links as long as the shard can use what they bring.
+    fn pace_links(&mut self) {
+        if let Some(links) = &mut self.links {
+            links.set_paused(Link::Subscriber, !self.shard.wants_link(Link::Subscriber));
+        }
+    }
+
     /// Opens the shard's links to Redis.
     pub(super) fn open_links(core: &Shared, target: Target) {
         let weak = Rc::downgrade(core);
         let on_event = Rc::new(move |event: LinkEvent| {
             if let Some(core) = weak.upgrade() {
-                let answer = Answer::Link(event);
-                core.borrow_mut().handle(Event::Backplane(answer));
+                let mut core = core.borrow_mut();
+                core.handle(Event::Backplane(Answer::Link(event)));
+                core.pace_links();
             }
         });
         core.borrow_mut().links = Some(Links::new(target, on_event));

@@ -86,6 +86,15 @@ impl Links {
         }
     }
 
+    /// Reads a link no more, until it is told otherwise.
+    pub(super) fn set_paused(&mut self, link: Link, paused: bool) {
+        if let Some(wire) = self.wire(link)
+            && wire.paused.replace(paused) != paused
+        {
+            wire.wake_reader();
+        }
+    }
+
     fn wire(&mut self, link: Link) -> &mut Option<Rc<Wire>> {
         &mut self.wires[match link {
             Link::Commands => 0,
@@ -128,6 +137,9 @@ struct Wire {
     tls: RefCell<Option<Tls>>,
     /// Whether it was ended because more was queued than may be.
     overfull: Cell<bool>,
+    /// Whether nothing more is to be read for now, and who waits for the end of that.
+    paused: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
 }
 
 impl Wire {
@@ -141,6 +153,8 @@ impl Wire {
             control: RefCell::default(),
             tls: RefCell::default(),
             overfull: Cell::default(),
+            paused: Cell::default(),
+            reader: RefCell::default(),
         }
     }
 
@@ -172,6 +186,23 @@ impl Wire {
         self.stage.set(Stage::Ended);
         self.shut();
         self.wake();
+        self.wake_reader();
+    }
+
+    fn wake_reader(&self) {
+        let reader = self.reader.borrow_mut().take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// Waits while the link is not to be read.
+    fn poll_unpaused(&self, context: &Context<'_>) -> Poll<()> {
+        if !self.paused.get() || self.has_ended() {
+            return Poll::Ready(());
+        }
+        *self.reader.borrow_mut() = Some(context.waker().clone());
+        Poll::Pending
     }
 
     /// Lets what is under way on the socket end.
@@ -321,6 +352,7 @@ fn adopt(wire: &Wire, target: &Target, stream: StdStream) -> io::Result<TcpStrea
 async fn read_all(wire: Rc<Wire>, mut reads: TcpOwnedReadHalf) {
     let mut buffer = Vec::with_capacity(READ_BYTES_MAX);
     while !wire.has_ended() {
+        poll_fn(|context| wire.poll_unpaused(context)).await;
         let (result, back) = reads.read(buffer).await;
         buffer = back;
         match result {

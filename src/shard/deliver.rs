@@ -131,9 +131,15 @@ impl Shard {
         json: &[u8],
         skip: Option<&Origin>,
     ) {
-        let Some(key) = self.hub.find(room.as_str()) else {
-            return;
-        };
+        let mut key = self.hub.find(room.as_str());
+        key = key.filter(|key| self.home.rooms.contains_key(key));
+        if key.is_none() && room.personal_user().is_some() {
+            // It was dropped with this on its way, and its user may be here without having joined.
+            let (epoch, offset) = (position.epoch, position.offset - 1);
+            self.on_opened(room, Ok(Position { epoch, offset }));
+            key = self.hub.find(room.as_str());
+        }
+        let Some(key) = key else { return };
         let Some(home) = self.home.rooms.get_mut(&key) else {
             return;
         };

@@ -3,15 +3,18 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::support::{
-    Client, Raw, Server, all, connect, connect_narrow, eventually, frame, talking, upgrade_head,
+    Client, Raw, Server, all, command, connect, connect_narrow, eventually, frame, talking,
+    upgrade_head,
 };
 
 /// No room is left by those who have gone, and who only watches is not taken for dead.
@@ -37,19 +40,22 @@ pub(crate) fn in_turns(numbers: std::ops::Range<u64>, round: impl Fn(u64) + Sync
     });
 }
 
-/// What a server has when nobody is there but one who watches.
+/// What a server has when nobody is there but one who watches, and those who stay.
 pub(crate) struct Rest {
+    staying: u64,
     files: usize,
     rooms: u64,
     watcher: Client,
 }
 
 impl Rest {
-    pub(crate) fn of(server: &Server) -> Self {
+    /// `staying`: clients that are there, each in one room.
+    pub(crate) fn of(server: &Server, staying: u64) -> Self {
         let mut watcher = Client::new(server);
         watcher.join("a");
-        server.await_metric("members", 1);
+        server.await_metric("members", staying + 1);
         Self {
+            staying,
             files: server.files_at_rest(),
             rooms: server.metric("rooms"),
             watcher,
@@ -58,9 +64,9 @@ impl Rest {
 
     /// Waits until the server is where it was.
     pub(crate) fn is_back(&mut self, server: &Server) {
-        server.await_metric("members", 1);
+        server.await_metric("members", self.staying + 1);
         // The watcher, and who asks.
-        server.await_metric("connections", 2);
+        server.await_metric("connections", self.staying + 2);
         server.await_metric("rooms", self.rooms);
         eventually("all descriptors to be closed", || {
             (server.files() == self.files).then_some(())
@@ -92,13 +98,14 @@ fn by_the_book_it_leaves_nothing() {
         (500, 2_000)
     };
     let server = Server::start(&FLAGS);
-    let mut rest = Rest::of(&server);
+    let mut rest = Rest::of(&server, 0);
+    let mut filled = 0;
     if all() {
         // More than the store's caches hold: after that they do not grow.
+        filled = 800;
         let mut client = Client::new(&server);
-        client.publish_all("fill", 0..800, |_| json!("x".repeat(60_000)));
+        client.publish_all("fill", 0..filled, |_| json!("x".repeat(60_000)));
     }
-    let filled = server.metric("messages_stored_total");
     let round = |n: u64| {
         let mut client = Client::new(&server);
         let room = format!("churn-{n}");
@@ -114,8 +121,8 @@ fn by_the_book_it_leaves_nothing() {
     rest.is_back(&server);
     // In the short run it is not warm yet: then it shows only what is out of all proportion.
     grew_little("churn", before, server.memory_kib(), 8);
-    assert_eq!(server.metric("messages_stored_total"), filled + total);
-    assert_eq!(server.metric("closes_total{\"1000\""), total);
+    server.await_metric("messages_stored_total", filled + total);
+    server.await_metric("closes_total{\"1000\"", total);
     assert_eq!(server.metric("errors_total"), 0);
 }
 
@@ -124,7 +131,7 @@ fn by_the_book_it_leaves_nothing() {
 fn resets_at_every_stage_leave_nothing() {
     let each = if all() { 2_000 } else { 90 };
     let server = Server::start(&FLAGS);
-    let mut rest = Rest::of(&server);
+    let mut rest = Rest::of(&server, 0);
     let publish = frame(
         0x81,
         br#"{"type":"publish","room":"a","payload":1,"ref":1}"#,
@@ -173,17 +180,21 @@ fn reset(socket: &TcpStream) {
 pub(crate) struct Traffic<'a> {
     server: &'a Server,
     epoch: Value,
+    /// Without a member the room, and with `--store memory` its past, would be gone.
+    _keeper: Client,
 }
 
 impl<'a> Traffic<'a> {
-    pub(crate) const PAST: u64 = 64;
-
     pub(crate) fn new(server: &'a Server) -> Self {
-        let mut client = Client::new(server);
-        let epoch = client.join("past")["epoch"].clone();
+        let mut keeper = Client::new(server);
+        let epoch = keeper.join("past")["epoch"].clone();
         let fill = |n| json!({"n":n,"fill":"x".repeat(8_000)});
-        client.publish_all("past", 0..Self::PAST, fill);
-        Self { server, epoch }
+        keeper.publish_all("past", 0..64, fill);
+        Self {
+            server,
+            epoch,
+            _keeper: keeper,
+        }
     }
 
     /// A connection that is reset while the server has something under way for it.
@@ -241,16 +252,29 @@ impl<'a> Traffic<'a> {
 /// Reset while reads wait and sends are under way.
 #[test]
 fn resets_with_sends_in_flight_leave_nothing() {
-    // In the short run the store's caches still fill.
-    let (total, parts, mib) = if all() {
-        (200_000, 10, 1)
+    // Without the store and its caches memory is steady enough to show a leak of some bytes; with
+    // it, in the short run, the caches still fill.
+    let runs = if all() {
+        vec![
+            ("auto", "memory", 200_000, 10, 1),
+            ("auto", "sqlite", 20_000, 2, 32),
+            ("epoll", "memory", 20_000, 2, 2),
+        ]
     } else {
-        (2_000, 2, 16)
+        vec![
+            ("auto", "sqlite", 2_000, 2, 16),
+            ("epoll", "memory", 1_000, 2, 4),
+        ]
     };
-    for driver in ["auto", "epoll"] {
-        let server = Server::start(&[&FLAGS[..], &["--driver", driver]].concat());
-        let mut rest = Rest::of(&server);
+    for (driver, store, total, parts, mib) in runs {
+        let flags = ["--driver", driver, "--store", store];
+        let dir = Arc::new(TempDir::new().unwrap());
+        let mut command = command(dir.path(), &[&FLAGS[..], &flags].concat());
+        // What is free goes back at once: else what happens to be kept hides what is leaked.
+        command.env("MIMALLOC_PURGE_DELAY", "0");
+        let server = Server::spawn(command, dir);
         let traffic = Traffic::new(&server);
+        let mut rest = Rest::of(&server, 1);
         let part = |part: u64| {
             let numbers = total / parts * part..total / parts * (part + 1);
             talking(&server, "busy", 1_000, || {
@@ -260,9 +284,11 @@ fn resets_with_sends_in_flight_leave_nothing() {
             server.memory_kib()
         };
         let memory: Vec<_> = (0..parts).map(part).collect();
-        println!("{driver}: {memory:?} KiB");
+        println!("{driver}, {store}: {memory:?} KiB");
         // It goes up and down; what is leaked shows in the lowest points.
         let low = |parts: &[u64]| *parts.iter().min().unwrap();
+        // In the long run it is warm after the first part.
+        let memory = &memory[usize::from(parts > 2)..];
         let (first, second) = memory.split_at(memory.len() / 2);
         grew_little(driver, low(first), low(second), mib);
     }

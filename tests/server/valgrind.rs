@@ -43,13 +43,13 @@ fn resets_with_sends_in_flight_touch_nothing_they_should_not() {
     watched.stdout(Stdio::null()).stderr(Stdio::piped());
     let server = Server::spawn(watched, dir);
 
-    let mut rest = Rest::of(&server);
     let traffic = Traffic::new(&server);
+    let mut rest = Rest::of(&server, 1);
     talking(&server, "busy", 1_000, || {
         in_turns(0..2_000, |n| traffic.cut_off(n));
     });
     rest.is_back(&server);
-    drop(rest);
+    drop((rest, traffic));
     // And some that end well.
     in_turns(0..50, |n| {
         let mut client = Client::new(&server);

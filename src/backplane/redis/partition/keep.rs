@@ -61,6 +61,8 @@ pub(super) struct Keep {
     /// Above every epoch that was seen.
     candidate_ms: u64,
     subscribed: [bool; 2],
+    /// Whether the next poll comes behind a subscription.
+    resubscribed: bool,
     subscribe_at_ms: u64,
     subscribe_pause_ms: u64,
     poll_at_ms: u64,
@@ -82,6 +84,7 @@ impl Keep {
             acked: None,
             candidate_ms: 0,
             subscribed: [false; 2],
+            resubscribed: false,
             subscribe_at_ms: 0,
             subscribe_pause_ms: 0,
             poll_at_ms: 0,
@@ -271,6 +274,7 @@ impl<T: Origin> Partition<T> {
         if self.keep.is_subscribed() {
             // How much was there before?
             self.keep.poll_at_ms = 0;
+            self.keep.resubscribed = true;
             if self.order.position().is_some() {
                 self.roster.on_resubscribed(moment.ms);
             }
@@ -410,7 +414,8 @@ impl<T: Origin> Partition<T> {
         if self.keep.poll_at_ms <= now_ms {
             self.keep.poll_at_ms = now_ms + POLL_MS;
             let state = self.names.state.as_bytes();
-            let out = self.commands.ask(now_ms, Question::Seen);
+            let is_behind = std::mem::take(&mut self.keep.resubscribed);
+            let out = self.commands.ask(now_ms, Question::Seen(is_behind));
             push_command(out, &[b"HMGET", state, b"epoch", b"seq"]);
             self.counters.commands += 1;
             if self.subscriber.is_up() && self.subscriber.unanswered() == 0 {

@@ -48,8 +48,9 @@ pub(super) enum Question {
     },
     /// How far rooms are.
     Offsets(Vec<RoomName>),
-    /// How far the partition is.
-    Seen,
+    /// How far the partition is; `true`: asked behind a subscription, so that what is missing is
+    /// missing for good.
+    Seen(bool),
     /// The stream's newest entry, once the partition was seen to be so far.
     Newest(Epoch, u64),
     /// A page of the stream, of so many entries, to mend a gap.
@@ -141,9 +142,11 @@ impl<T: Origin> Partition<T> {
                 count,
             } => self.on_published(moment, producer, call, count, value),
             Question::Offsets(rooms) => self.on_offsets(moment, rooms, value),
-            Question::Seen => self.on_seen(moment, value),
+            Question::Seen(is_behind) => self.on_seen(moment, is_behind, value),
             Question::Newest(epoch, seq) => {
-                if let Some((entry, _)) = entries(&value).and_then(|all| all.into_iter().next()) {
+                if let Some(all) = entries(&value) {
+                    // An empty stream was trimmed, or deleted: what is missing is lost.
+                    let entry = all.first().map_or(EntryId::default(), |&(entry, _)| entry);
                     self.order.on_seen(moment.ms, epoch, seq, entry);
                 }
             }
@@ -339,7 +342,7 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    fn on_seen(&mut self, moment: &mut Moment<'_>, value: Value) {
+    fn on_seen(&mut self, moment: &mut Moment<'_>, is_behind: bool, value: Value) {
         let Some((epoch, seq)) = state_of(&value) else {
             match value {
                 Value::Error(refusal) => self.on_refusal(moment, &refusal),
@@ -357,6 +360,8 @@ impl<T: Origin> Partition<T> {
         if seen < (promised.epoch, promised.seq) {
             // Redis has less than we have seen.
             self.greet_again(moment.ms);
+        } else if is_behind {
+            self.order.on_resubscribed(epoch, seq);
         } else if seen > known {
             let stream = self.names.stream.as_bytes();
             let question = Question::Newest(epoch, seq);

@@ -53,7 +53,7 @@ pub(super) struct Client {
     is_degraded: bool,
     previews: HashSet<String>,
     /// It has joined its own room, and may have left it.
-    joined_own: bool,
+    pub(super) joined_own: bool,
     /// Who is in a room, as it was told last.
     pub(super) members: BTreeMap<String, (u64, BTreeSet<String>)>,
     pub(super) deaf_until_ms: u64,

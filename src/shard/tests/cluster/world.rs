@@ -12,12 +12,12 @@ use super::redis::Redis;
 use super::setup::Setup;
 use crate::backplane::Answer;
 use crate::backplane::link::Link;
-use crate::shard::{Arrival, Event};
 use crate::shard::tests::client::Phase;
 use crate::shard::tests::wires::Wire;
+use crate::shard::{Arrival, Event};
 
 /// How far time goes in one go while it is calm.
-const CALM_STEP_MS: u64 = 50;
+const CALM_STEP_MS: u64 = 100;
 /// Steps without time passing until what is under way must have come.
 const ROUNDS: usize = 60;
 
@@ -182,7 +182,11 @@ impl World {
         });
         let accepted = Event::Accepted(index, Arrival::default());
         instance.event(usize::from(shard), self.now_ms, accepted);
+        let is_cold = instance.nodes[0].shard.counters().redis.up == 0;
         let head = self.clients[at].connect((to, shard, index), &mut self.rng);
+        // Who comes before its instance knows where the partition stands has no claim on what it
+        // has not joined.
+        self.clients[at].joined_own |= is_cold;
         if let Some(wire) = wire_of(&mut self.instances, &self.clients[at]) {
             wire.inbound = head;
         }

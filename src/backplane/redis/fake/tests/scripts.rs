@@ -88,7 +88,7 @@ fn frames_are_those_that_rust_writes() {
             number += 1;
             let mut message = publication(room, number.into(), payload);
             let reply = list(publish(&mut redis, &sha, number, &[&message]));
-            assert_eq!(reply[4], Parsed::Line(':', (j + 1).to_string()));
+            assert_eq!(reply[5], Parsed::Line(':', (j + 1).to_string()));
             message.offset = j as u64 + 1;
             let mut frame = vec![];
             event::message(&mut frame, &message);
