@@ -7,10 +7,9 @@
 //! - Its frames are `message` frames of one room, of ringcast's length, offsets and markers in
 //!   order, and go through the same [`Fleet`]: read, scanned, checked, timed.
 //! - It makes as many rounds of sends as ringcast did, with as many frames in all. A round begins
-//!   when the members who would publish have the one before: the closed loop of a window.
-//!   It is less far ahead than ringcast, which begins a round with what the first publishers sent
-//!   (1.2 sends a read of 37 KB each, to 1.4). One round further ahead made its sends 8 % dearer,
-//!   so what is left of the difference favours the loop.
+//!   when, with it, no more frames are under way to the members who would publish than their
+//!   windows let them have: the closed loop that ringcast is in. How far the sender is ahead of
+//!   its reader matters: one round more made its sends 8 % dearer.
 //! - It knows its bytes before it sends them: no room, no cursor, nothing is received. What it does
 //!   for a round it does once for all members, and its own waiting is one read of a pipe a round.
 //!
@@ -236,6 +235,8 @@ pub(crate) struct Load {
     pub(crate) frames: u64,
     /// Sends to each member.
     pub(crate) rounds: u64,
+    /// Frames under way to each who would publish.
+    pub(crate) window: u64,
 }
 
 /// What it did.
@@ -268,6 +269,8 @@ struct Reader {
     earlier: u64,
     /// Rounds that the server may have made.
     begun: u64,
+    /// Frames that may be under way to who would publish.
+    window: u64,
     trouble: Option<std::io::Error>,
 }
 
@@ -275,8 +278,14 @@ impl Reader {
     /// Lets the server make the next round, if those who would publish have the last one.
     fn go_on(&mut self) {
         while self.begun < self.rounds.rounds {
-            let wanted = OFFSET_BASE + self.earlier + self.rounds.before(self.begun);
-            let has = |id| self.fleet.checker.seen(id) >= Some(wanted);
+            let ahead = self
+                .rounds
+                .before(self.begun + 1)
+                .saturating_sub(self.window);
+            // However large the round, it goes once the one before has come.
+            let needed = ahead.min(self.rounds.before(self.begun));
+            let wanted = OFFSET_BASE + self.earlier + needed;
+            let has = |id| needed == 0 || self.fleet.checker.seen(id) >= Some(wanted);
             if !(0..self.publishers).all(has) {
                 return;
             }
@@ -368,6 +377,7 @@ impl<'a> Bare<'a> {
             },
             earlier: 0,
             begun: 0,
+            window: 0,
             trouble: None,
         };
         let swarm = Swarm::new(vec![target], Instant::now())?;
@@ -418,7 +428,9 @@ impl<'a> Bare<'a> {
             frame_bytes,
             frames,
             rounds,
+            window,
         } = *load;
+        self.reader.window = window;
         let (own_cpu, traffic) = (stat::own_cpu_seconds(), self.swarm.traffic);
         self.reader.rounds = Rounds { frames, rounds };
         self.reader.begun = 1;

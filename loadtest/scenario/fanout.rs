@@ -165,6 +165,7 @@ fn versus_bare(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<Report, 
             frame_bytes: shape.frame_bytes.round() as usize,
             frames: (frames * share).ceil() as u64,
             rounds: (frames * share / shape.batch.0).ceil() as u64,
+            window: fanout.window as u64 * publishers as u64,
         };
         bare.run(&load(common.warmup / common.seconds))?;
         let result = bare.run(&load(1.0))?;
