@@ -76,15 +76,21 @@ suite "unit and integration tests, benches once" \
   cargo test --workspace --all-targets --no-fail-fast
 suite "examples in the documentation" cargo test --workspace --doc --no-fail-fast
 
-# The same server where io_uring is refused. tidy and fuzz are about the sources, not the kernel.
+# The same server where io_uring is refused. tidy and fuzz are about the sources, not the kernel;
+# of the cluster's faults, which are Redis's, some are enough.
 targets=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  case $name in tidy | fuzz) ;; *) targets+=(--test "$name") ;; esac
+  case $name in tidy | fuzz | cluster) ;; *) targets+=(--test "$name") ;; esac
 done
 if [ ${#targets[@]} -gt 0 ]; then
   suite "integration tests without io_uring" \
     env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --no-fail-fast "${targets[@]}"
+fi
+if [ -e tests/cluster.rs ]; then
+  suite "a cluster without io_uring" \
+    env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --test cluster -- \
+    rooms:: away:: ledger::redis_stands_still ledger::connections_are_cut ledger::subscribers
 fi
 
 if [ "$all" = 1 ]; then

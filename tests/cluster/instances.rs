@@ -115,7 +115,7 @@ impl Plan {
         Self {
             clients: 18,
             rooms: 6,
-            rate: 800,
+            rate: 1_000,
             messages,
             payload: 128,
             fault,

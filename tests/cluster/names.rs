@@ -1,7 +1,5 @@
 //! What stands in Redis, for operators and for others who write there (PROTOCOL 5).
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -179,34 +177,9 @@ fn entries_of_foreign_writers_are_passed_over() {
 }
 
 #[test]
-fn without_a_group_the_stream_is_trimmed() {
-    let redis = Redis::start(&[]);
-    let a = start("a", &redis, &["--stream-retention", "1s"]);
-    let mut client = Client::new(&a);
-    let epoch = client.join("r")["epoch"].clone();
-    client.publish_all("r", 0..1_000, |n| json!(n));
-    eventually("the stream to be trimmed", || {
-        (redis.stream_len() < 200).then_some(())
-    });
-    // Offsets go on, who is there notices nothing, and who comes late is told.
-    assert_eq!(client.publish("r", json!("on")), 1_001);
-    client.messages("r", 1, 1_001);
-    let b = start("b", &redis, &[]);
-    let mut late = Client::new(&b);
-    let joined = late.rejoin("r", &epoch, 3);
-    assert_eq!(
-        (&joined["recovered"], &joined["offset"]),
-        (&json!(false), &json!(1_001))
-    );
-    assert_eq!(client.publish("r", json!("on")), 1_002);
-    late.messages("r", 1_002, 1_002);
-}
-
-#[test]
-fn where_a_group_consumes_nothing_is_trimmed() {
+fn the_stream_is_trimmed_but_where_a_group_consumes() {
     let redis = Redis::start(&[]);
     let flags = ["--stream-retention", "1s", "--stream-bytes", "64KiB"];
-    let a = start("a", &redis, &flags);
     redis.ask(&[
         "XGROUP",
         "CREATE",
@@ -215,40 +188,30 @@ fn where_a_group_consumes_nothing_is_trimmed() {
         "0",
         "MKSTREAM",
     ]);
-    let mut client = Client::new(&a);
+    let consumed = start("a", &redis, &flags);
+    let mut client = Client::new(&consumed);
     client.publish_all("r", 0..1_000, |n| json!({"n":n,"fill":"x".repeat(200)}));
-    // Beside it the same without a group, to know when it would have been.
-    let other = start(
-        "b",
-        &redis,
-        &[&flags[..], &["--key-prefix", "other"]].concat(),
-    );
-    let mut there = Client::new(&other);
-    there.publish_all("r", 0..1_000, |n| json!(n));
-    eventually("the other stream to be trimmed", || {
+    // Beside it a cluster without a group.
+    let flags = [&flags[..2], &["--key-prefix", "other"]].concat();
+    let a = start("a", &redis, &flags);
+    let mut client = Client::new(&a);
+    let epoch = client.join("r")["epoch"].clone();
+    client.publish_all("r", 0..1_000, |n| json!(n));
+    eventually("the stream to be trimmed", || {
         let len = redis.ask(&["XLEN", "other:messages:stream"]);
-        (len.as_u64().unwrap() < 200).then_some(())
+        (len.as_u64()? < 200).then_some(())
     });
     assert_eq!(redis.stream_len(), 1_000);
-}
-
-#[test]
-fn an_id_that_a_living_instance_has_is_refused() {
-    let redis = Redis::start(&[]);
-    let a = start("a", &redis, &[]);
-    let dir = TempDir::new().unwrap();
-    let address = format!("127.0.0.1:{}", redis.port);
-    let began = Instant::now();
-    let output = command(dir.path(), "a", &address, &[]).output().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(15));
-    assert!(!output.status.success());
-    let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    let lines = log.lines().filter(|line| line.contains("INSTANCE_ID"));
-    assert_eq!(lines.count(), 1, "{log}");
-    // The one that has it is none the worse.
-    let mut client = Client::new(&a);
-    client.join("r");
-    assert_eq!(client.publish("r", json!(1)), 1);
+    // Offsets go on, who is there notices nothing, and who comes late is told.
+    assert_eq!(client.publish("r", json!("on")), 1_001);
+    client.messages("r", 1, 1_001);
+    let b = start("b", &redis, &flags);
+    let mut late = Client::new(&b);
+    let joined = late.rejoin("r", &epoch, 3);
+    let got = (&joined["recovered"], &joined["offset"]);
+    assert_eq!(got, (&json!(false), &json!(1_001)));
+    assert_eq!(client.publish("r", json!("on")), 1_002);
+    late.messages("r", 1_002, 1_002);
 }
 
 #[test]
