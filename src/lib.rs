@@ -40,7 +40,8 @@
 //! | [`backplane`] | what orders and keeps publications: embedded, or Redis | resp, model |
 //! | [`shard`] | `Event` -> `Shard::handle` -> `Effect` | the above but store |
 //! | [`runtime`] | the machine room: threads, sockets, mail, clocks, signals | all |
-//! | [`config`], [`telemetry`], [`web`] | the porch: settings, log and metrics, the page | net, resp, model |
+//! | [`config`], [`web`] | the porch: settings, the page | net, resp, model |
+//! | [`telemetry`] | the porch: log and metrics | backplane, model |
 //!
 //! # Invariants of the architecture
 //!
@@ -88,10 +89,10 @@
 //! - **A `since` above the newest offset** does not begin a new epoch by itself, as the design had
 //!   it: a client could then end everybody's epoch. What instances themselves have delivered is the
 //!   proof; the client gets `recovered:false`.
-//! - **A room's place in the order** is read with the partition's number (HMGET) and counts once the
-//!   order has come to that number, so a join needs no lock in Redis and no extra message.
-//! - **Spooled publishes hold no credit of the shard's**, only of their connection: who is not
-//!   publishing goes on to signal and to join while Redis is away.
+//! - **A room's place in the order** is read with the partition's number (HMGET) and counts once
+//!   the order has come to that number: a join needs no lock in Redis and no extra message.
+//! - **Spooled publishes hold no credit of the shard's**, only of their connection: who does not
+//!   publish goes on to signal and to join while Redis is away.
 //! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 
 pub mod backplane;

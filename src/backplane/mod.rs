@@ -208,7 +208,7 @@ impl Moment<'_> {
 #[derive(Debug)]
 pub enum Backplane<T> {
     /// Alone.
-    Embedded(Embedded<T>),
+    Embedded(Box<Embedded<T>>),
     /// Of a cluster.
     Redis(Box<Partition<T>>),
 }

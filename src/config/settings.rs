@@ -20,7 +20,7 @@ pub struct Setting {
     pub default: &'static str,
     /// What its value is called; empty for a switch, whose value may be left out.
     pub value: &'static str,
-    /// Whether it may hold a password: then only [`secretless`] of it is ever shown.
+    /// Whether it may hold a password: then only what `secretless` leaves is ever shown.
     pub is_secret: bool,
     /// What it is good for.
     pub help: &'static str,

@@ -485,5 +485,6 @@ fn backplane_of(id: ShardId, options: &Options, rng: &mut fastrand::Rng) -> Back
     let stored = matches!(options.keeping, Keeping::Store);
     let remembered = Remembered::new(options.dedupe_ms, REMEMBERED_IDS_MAX);
     let batch_bytes_max = options.log_bytes_max / 4;
-    Backplane::Embedded(Embedded::new(stored, batch_bytes_max, remembered, message))
+    let embedded = Embedded::new(stored, batch_bytes_max, remembered, message);
+    Backplane::Embedded(Box::new(embedded))
 }

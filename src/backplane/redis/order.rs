@@ -17,7 +17,7 @@
 //! (its clock may be behind, the stream may be new). So each page begins with the last entry known,
 //! and a page is *anchored* if its first item is of no newer epoch: nothing newer stands before it.
 //! From a page that is not, nothing of a newer epoch is taken; reading steps back
-//! ([`STEPS_BACK_MS`], then the stream's beginning) until one is. The steps cost about what was
+//! (`STEPS_BACK_MS`, then the stream's beginning) until one is. The steps cost about what was
 //! lost, not the whole stream.
 //!
 //! It does not read, wait or ask: what is to be read is told by [`Order::poll_read`].

@@ -137,7 +137,7 @@ impl<Q> Wire<Q> {
     /// What is to be written, if anything is.
     pub(super) fn flush(&mut self) -> Option<LinkAsk> {
         let bytes = std::mem::take(&mut self.out);
-        (!bytes.is_empty()).then(|| LinkAsk::Send(self.id, bytes))
+        (!bytes.is_empty()).then_some(LinkAsk::Send(self.id, bytes))
     }
 
     /// Ends this life; whoever does it knows why.

@@ -334,7 +334,7 @@ impl<T: Origin> Partition<T> {
     }
 
     fn warn_once(&mut self, warning: &Refusal) {
-        if std::mem::replace(&mut self.warned, Some(warning.cause)) != Some(warning.cause) {
+        if self.warned.replace(warning.cause) != Some(warning.cause) {
             let why = warning.explain();
             self.asks.push(Ask::Warn(format!(
                 "what was published is stored, but not told at once: {why}"

@@ -7,7 +7,8 @@ use crate::model::{MessageId, Name, RoomName, Timestamp};
 /// A message that is to be stored. Its parts are as in [`crate::model::Publication`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// Counts the producer's messages in this partition, from 1. [`Publisher::publish`] gives it.
+    /// Counts the producer's messages in this partition, from 1. It is given by
+    /// [`super::Publisher::publish`].
     pub number: u64,
     /// Its id.
     pub id: MessageId,

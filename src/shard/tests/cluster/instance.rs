@@ -16,6 +16,9 @@ use crate::shard::tests::wires::{Wire, Wires};
 use crate::shard::tests::world::ANSWERS_BYTES;
 use crate::shard::{Effect, Event, Mail, Now, Shard, ShardId};
 
+/// Mail on its way from one shard to another, and when it comes.
+type Lane = VecDeque<(u64, Vec<Mail>)>;
+
 /// Letters in a mailbox of one shard to another.
 const MAILBOX: usize = 4;
 const TICK_MS: u64 = 100;
@@ -37,7 +40,7 @@ pub(super) struct Instance {
     skew_ms: u64,
     pub(super) nodes: Vec<Node>,
     /// Mail from one shard to another, and when it arrives.
-    lanes: Vec<Vec<VecDeque<(u64, Vec<Mail>)>>>,
+    lanes: Vec<Vec<Lane>>,
     /// What it asks of its links to Redis.
     pub(super) asks: Vec<LinkAsk>,
     /// What it asks of its spool.
