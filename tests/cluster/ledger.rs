@@ -115,12 +115,23 @@ fn subscribers_are_killed_again_and_again() {
     let mut redis = Redis::lasting(&[]);
     let plan = Plan::new(3_500, 2 * SECOND);
     let pause = if all() { 2 * SECOND } else { SECOND / 4 };
-    let verdict = check(&mut redis, &plan, |redis, _| {
+    let servers = start_all(3, &redis, &[]);
+    let verdict = check_over(&mut redis, &servers, &plan, |redis, _| {
         again(&plan, pause, || {
             redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         });
     });
     verdict.expect_whole().expect_connected();
+    let sum = |name: &str| {
+        servers
+            .iter()
+            .map(|server| server.metric(name))
+            .sum::<u64>()
+    };
+    let seen = sum("redis_gaps_seen_total");
+    assert_ne!(seen, 0);
+    assert_eq!(sum("redis_gaps_mended_total"), seen);
+    assert_eq!(sum("redis_messages_lost_total"), 0);
 }
 
 #[test]
