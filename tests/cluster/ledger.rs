@@ -303,25 +303,45 @@ fn a_second_instance_takes_an_id_that_is_taken() {
     verdict.expect_whole().expect_connected();
 }
 
-/// The replica has all that the primary had, and then less than it.
-#[test]
-fn a_replica_takes_over() {
-    let mut redis = Redis::lasting(&["--repl-diskless-sync-delay", "0"]);
-    let port = redis.port.to_string();
-    let replica = Redis::start(&["--replicaof", &format!("127.0.0.1 {port}")]);
+/// A Redis, and its replica behind a proxy that keeps what is on its way.
+fn with_replica() -> (Redis, Proxy, Redis) {
+    let redis = Redis::lasting(&["--repl-diskless-sync-delay", "0"]);
+    let proxy = Proxy::to(redis.port);
+    let replica = Redis::start(&["--replicaof", &format!("127.0.0.1 {}", proxy.port)]);
     eventually("the replica to follow", || {
-        let link = replica.ask(&["INFO", "replication"]);
-        link.as_str()?
-            .contains("master_link_status:up")
-            .then_some(())
+        let info = replica.ask(&["INFO", "replication"]);
+        let follows = info.as_str()?.contains("master_link_status:up");
+        follows.then_some(())
     });
+    (redis, proxy, replica)
+}
+
+/// The primary is killed, and the replica takes its place with what it has.
+fn check_replica(is_late: bool) -> Verdict {
+    let (mut redis, way, replica) = with_replica();
     let plan = Plan::new(3_000, SECOND);
     let (proxies, servers) = behind_proxies(&redis);
-    let verdict = check_over(&mut redis, &servers, &plan, |redis, _| {
-        // What is still on its way to the replica is lost.
+    check_over(&mut redis, &servers, &plan, |redis, _| {
+        if is_late {
+            way.pause();
+            thread::sleep(SECOND);
+        }
         redis.kill();
+        way.cut();
         replica.ask(&["REPLICAOF", "NO", "ONE"]);
         proxies.iter().for_each(|proxy| proxy.switch(replica.port));
-    });
+    })
+}
+
+#[test]
+fn a_replica_takes_over() {
+    // What was on its way to it, if anything was, is told.
+    check_replica(false).expect_honest().expect_connected();
+}
+
+#[test]
+fn a_replica_takes_over_that_misses_a_second() {
+    let verdict = check_replica(true);
     verdict.expect_honest().expect_connected();
+    verdict.expect_told_epoch();
 }
