@@ -50,7 +50,7 @@ fn a_cluster_keeps_every_promise_in_every_run() {
         Some(seed) => (seed, 1),
         None => (
             number("RINGCAST_SIM_FROM").unwrap_or(1),
-            number("RINGCAST_SIM_SEEDS").unwrap_or(1_000),
+            number("RINGCAST_SIM_SEEDS").unwrap_or(300),
         ),
     };
     let broken: Vec<_> = (from..from + seeds).filter(|&seed| !holds(seed)).collect();
