@@ -25,16 +25,18 @@ fn lines(bytes: &[u8]) -> Vec<String> {
 fn bad_settings_are_named_a_line_each_and_end_it_with_2() {
     let env = [
         ("RINGCAST_SHARDS", "many"),
-        ("REDIS_URL", "redis://:hunter2@h:1"),
+        ("REDIS_URL", "redis://u:hunter2@h:port"),
+        ("POSTGRES_URL", "postgres://u:hunter2@h"),
     ];
     let output = ringcast(&["serve", "--port", "port"], &env);
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
     let lines = lines(&output.stderr);
-    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines.len(), 4, "{lines:?}");
     assert!(lines[0].starts_with("--port (flag): \"port\" must"));
-    assert!(lines[1].starts_with("--shards (env RINGCAST_SHARDS): \"many\" must"));
-    assert!(lines[2].starts_with("REDIS_URL (env): this build does not have"));
+    assert!(lines[1].starts_with("--redis-url (env REDIS_URL): \"***\""));
+    assert!(lines[2].starts_with("--shards (env RINGCAST_SHARDS): \"many\" must"));
+    assert!(lines[3].starts_with("POSTGRES_URL (env): this build does not have"));
     assert!(!lines.concat().contains("hunter2"));
 }
 

@@ -217,6 +217,8 @@ pub const PASSING_BYTES_MAX: usize = 1024 * 1024;
 pub const POLL_MS: u64 = 1_000;
 /// How long a subscriber may not answer before it counts as gone, in ms.
 pub const SUBSCRIBER_SILENCE_MS: u64 = 3_000;
+/// A tick that comes so much after the last one, in ms, says that the shard did not run meanwhile.
+pub const STARVED_MS: u64 = 500;
 /// How long an INSTANCE_ID is leased, and after what time that is renewed, in ms (PROTOCOL 5).
 pub const LEASE_MS: u64 = 5_000;
 /// See [`LEASE_MS`].

@@ -455,6 +455,7 @@ impl<T: Origin> Partition<T> {
     }
 
     pub(in crate::backplane) fn tick(&mut self, moment: &mut Moment<'_>) {
+        self.on_tick(moment.ms);
         let mut settled = Vec::new();
         self.publisher.expire(moment.ms, &mut settled);
         self.settle(settled);

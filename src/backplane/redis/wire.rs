@@ -149,16 +149,14 @@ impl<Q> Wire<Q> {
     }
 
     /// Whether nothing was heard for so long that the other side must be gone: in the login since
-    /// it began, or while up since the oldest question.
-    pub(super) fn is_silent(&self, now_ms: u64, limit_ms: u64) -> bool {
-        match self.state {
-            State::Down | State::Connecting => false,
-            State::LoggingIn => self.since_ms + limit_ms <= now_ms,
-            State::Up => {
-                let asked = self.asked_ms().map(|asked_ms| asked_ms.max(self.heard_ms));
-                asked.is_some_and(|since_ms| since_ms + limit_ms <= now_ms)
-            }
-        }
+    /// it began, or while up since the oldest question; counted from `awake_ms` at the earliest.
+    pub(super) fn is_silent(&self, now_ms: u64, awake_ms: u64, limit_ms: u64) -> bool {
+        let since_ms = match self.state {
+            State::Down | State::Connecting => None,
+            State::LoggingIn => Some(self.since_ms),
+            State::Up => self.asked_ms().map(|asked_ms| asked_ms.max(self.heard_ms)),
+        };
+        since_ms.is_some_and(|since_ms| since_ms.max(awake_ms) + limit_ms <= now_ms)
     }
 
     /// Something happened to the connection.

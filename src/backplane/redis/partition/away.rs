@@ -27,7 +27,10 @@ pub(super) struct Earlier<T> {
 
 impl<T: Origin> Partition<T> {
     pub(super) fn poll_breaker(&mut self, moment: &mut Moment<'_>) {
-        self.breaker.on_waiting_since(self.commands.asked_ms());
+        let asked_ms = self.commands.asked_ms();
+        let awake_ms = self.keep.awake_ms;
+        self.breaker
+            .on_waiting_since(asked_ms.map(|asked_ms| asked_ms.max(awake_ms)));
         while let Some(change) = self.breaker.poll_change(moment.ms, moment.rng.f64()) {
             match change {
                 Change::Opened(why) => self.on_away(why),

@@ -23,7 +23,7 @@ use crate::backplane::redis::{Place, publisher};
 use crate::backplane::{Ask, Moment, Origin};
 use crate::model::limits::{
     BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, LEASE_MS, LEASE_RENEW_MS, OFFSETS_ASKED_MAX, POLL_MS,
-    SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
+    STARVED_MS, SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
 };
 use crate::model::{EntryId, Epoch, Name, Publication};
 use crate::resp::{Command, push_command};
@@ -63,6 +63,9 @@ pub(super) struct Keep {
     subscribed: [bool; 2],
     /// Whether the next poll comes behind a subscription.
     resubscribed: bool,
+    /// When the last tick came, and since when they come in time.
+    ticked_ms: u64,
+    pub(super) awake_ms: u64,
     subscribe_at_ms: u64,
     subscribe_pause_ms: u64,
     poll_at_ms: u64,
@@ -85,6 +88,8 @@ impl Keep {
             candidate_ms: 0,
             subscribed: [false; 2],
             resubscribed: false,
+            ticked_ms: 0,
+            awake_ms: 0,
             subscribe_at_ms: 0,
             subscribe_pause_ms: 0,
             poll_at_ms: 0,
@@ -149,6 +154,15 @@ impl<T: Origin> Partition<T> {
         self.poll_breaker(moment);
     }
 
+    /// Notes that time has passed. If that was long ago, the shard did not run: what Redis has sent
+    /// meanwhile is not read yet, and must not be taken for silence.
+    pub(super) fn on_tick(&mut self, now_ms: u64) {
+        if now_ms > self.keep.ticked_ms + STARVED_MS {
+            self.keep.awake_ms = now_ms;
+        }
+        self.keep.ticked_ms = now_ms;
+    }
+
     /// Whether what is published goes out at once.
     pub(super) fn can_publish(&self) -> bool {
         self.breaker.is_closed() && self.keep.greeted && self.commands.is_up()
@@ -189,14 +203,21 @@ impl<T: Origin> Partition<T> {
     /// Who is not heard of for too long is gone.
     fn end_silent(&mut self, moment: &mut Moment<'_>) {
         let mut links = Vec::new();
-        if self.commands.is_silent(moment.ms, BREAKER_SILENCE_MS) {
+        let awake_ms = self.keep.awake_ms;
+        if self
+            .commands
+            .is_silent(moment.ms, awake_ms, BREAKER_SILENCE_MS)
+        {
             // The breaker looks at the same silence, and says so first.
             self.poll_breaker(moment);
             self.commands.close(&mut links);
             let why = format!("Redis has not answered for {BREAKER_SILENCE_MS} ms");
             self.on_commands_broken(moment, &why);
         }
-        if self.subscriber.is_silent(moment.ms, SUBSCRIBER_SILENCE_MS) {
+        if self
+            .subscriber
+            .is_silent(moment.ms, awake_ms, SUBSCRIBER_SILENCE_MS)
+        {
             self.subscriber.close(&mut links);
             self.on_subscriber_broken(moment);
         }
