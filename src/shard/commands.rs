@@ -138,6 +138,7 @@ impl Shard {
             .find(|membership| membership.room == key)
         {
             Some(membership) => {
+                membership.counts &= again;
                 membership.ticket = ticket;
                 if let Some(name) = &username {
                     membership.username = Some(Box::new(name.clone()));
@@ -152,6 +153,7 @@ impl Shard {
                     room: key,
                     place: None,
                     ticket,
+                    counts: false,
                     username: username.clone().map(Box::new),
                 });
             }
@@ -229,7 +231,9 @@ impl Shard {
         self.counters.members -= 1;
         if member.implicit {
             self.release_room(key);
-        } else if let Some(conn) = conn {
+        } else if let Some(conn) = conn
+            && membership.counts
+        {
             self.post_leave(key, name, user_id.clone(), conn, membership.ticket);
         }
     }

@@ -252,6 +252,7 @@ impl Shard {
                     room: key,
                     place,
                     ticket: 0,
+                    counts: false,
                     username: None,
                 });
             }

@@ -3,7 +3,7 @@
 use super::connection::Phase;
 use super::event::{Asker, Joined, RefusedJoin, Reply};
 use super::{Shard, ShardId};
-use crate::hub::{Audience, Member};
+use crate::hub::{Audience, Member, RoomKey};
 use crate::model::{ErrorCode, RoomName};
 use crate::protocol::event;
 
@@ -148,6 +148,7 @@ impl Shard {
             && let Some(membership) = conn.memberships.iter_mut().find(|m| m.room == key)
         {
             membership.place = Some(place);
+            membership.counts |= !join.again;
         }
         if let Some(out) = self.out(index) {
             let room = join.room.as_str();
@@ -183,7 +184,14 @@ impl Shard {
         let Some(key) = self.hub.find(room.as_str()) else {
             return;
         };
-        if let Some(conn) = self.find_conn(asker.conn) {
+        // A join that repeated it may have been answered already: that one holds.
+        let holds = self.has_joined(asker, key, ticket);
+        if holds
+            && let Some(conn) = self.find_conn(asker.conn)
+            && let Some(membership) = conn.memberships.iter_mut().find(|m| m.room == key)
+        {
+            membership.counts |= counted.is_some();
+        } else if let Some(conn) = self.find_conn(asker.conn) {
             conn.memberships
                 .retain(|m| m.ticket != ticket || m.room != key || m.place.is_some());
             if !again
@@ -196,10 +204,25 @@ impl Shard {
         if !again && let Some(room) = self.hub.room_mut(key) {
             room.joins_pending -= 1;
         }
-        match counted {
+        match counted.filter(|_| !holds) {
             Some(user_id) => self.post_leave(key, room.clone(), user_id, asker.conn, ticket),
             None => self.release_room(key),
         }
+    }
+
+    /// Whether a join with that ticket was answered, and the connection is a member by it.
+    fn has_joined(&mut self, asker: &Asker, key: RoomKey, ticket: u32) -> bool {
+        let conn = self.find_conn(asker.conn);
+        let mine = conn.and_then(|conn| conn.membership(key));
+        let mine = mine.filter(|membership| membership.ticket == ticket);
+        let mine = mine.and_then(|membership| membership.place);
+        let room = self.hub.room(key);
+        mine.is_some_and(|place| {
+            room.is_some_and(|room| {
+                let member = room.members().get(place as usize);
+                member.is_some_and(|member| !member.implicit)
+            })
+        })
     }
 
     /// A frame that is kept for nobody, from the home shard.
