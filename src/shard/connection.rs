@@ -36,9 +36,9 @@ pub(super) struct Membership {
     pub(super) place: Option<u32>,
     /// Which join it came, or is to come, from; 0: none, it is in its personal room by itself.
     pub(super) ticket: u32,
-    /// Whether the first join with this ticket is answered: its end is to be told to the home shard.
-    /// Until then the answer finds out that it has left. (One that repeats it may be answered
-    /// first, while the past is read for the other.)
+    /// Whether the first join with this ticket is answered: then its end is to be told to the home
+    /// shard. Until then the answer finds out that it has left. (One that repeats it may be
+    /// answered first, while the past is read for the other.)
     pub(super) counts: bool,
     /// The name in this room, if it is another than the connection's.
     pub(super) username: Option<Box<Name>>,
