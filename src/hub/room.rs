@@ -143,6 +143,15 @@ impl Room {
         }
     }
 
+    /// Lets the member at `place` take the past by pages, if the log does not reach back to it any
+    /// more when it is its turn: it has come for the past, and is not slow.
+    pub fn begin_replay(&mut self, place: usize) {
+        if let Some(member) = self.members.get_mut(place) {
+            member.replays = true;
+            self.replays.entry(member.conn).or_default();
+        }
+    }
+
     /// Gives the member at `place` a page that begins at its cursor.
     pub fn give_page(&mut self, place: usize, page: Arc<Chunk>) {
         if let Some(member) = self.members.get(place)

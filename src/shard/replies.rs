@@ -140,6 +140,9 @@ impl Shard {
             }
         };
         room.set_flags(place as usize, join.presence, false);
+        if recovered == Some(true) && offset < newest {
+            room.begin_replay(place as usize);
+        }
         if let Some(page) = page {
             room.give_page(place as usize, page);
         }
