@@ -286,6 +286,9 @@ impl Core {
         let pause = self.flush_interval.saturating_sub(self.swept_at.elapsed());
         if pause.is_zero() {
             more |= self.shard.sweep(now, &mut self.sockets, &mut self.effects);
+            if self.sockets.take_sends() >= SENDS_BEFORE_YIELD {
+                rustix::thread::sched_yield();
+            }
             if !self.flush_interval.is_zero() {
                 self.swept_at = Instant::now();
             }
@@ -467,6 +470,11 @@ impl Core {
     }
 }
 
+/// Sends of a sweep, behind which whoever else waits for this core may run: another instance, Redis.
+/// Without it each uses up its slice of time, sweep by sweep of a message each, while the others
+/// wait for it: three instances on one core had a third more P99. Alone on its core it costs a
+/// system call that returns at once.
+const SENDS_BEFORE_YIELD: usize = 16;
 /// How long the last words to Redis may take, in ms.
 const BYE_MS: u64 = 50;
 /// How long after the window the last connections may take.

@@ -34,6 +34,8 @@ pub(super) struct Sockets {
     slots: Vec<Option<Slot>>,
     vacant: Vec<ConnIndex>,
     serial: u64,
+    /// See [`Sockets::take_sends`].
+    sends: usize,
 }
 
 /// What a read gave.
@@ -85,6 +87,11 @@ impl Sockets {
         }
     }
 
+    /// How many sends there were since it was asked last.
+    pub(super) fn take_sends(&mut self) -> usize {
+        std::mem::take(&mut self.sends)
+    }
+
     /// Reads what has come into `buffer`.
     pub(super) fn receive(&mut self, index: ConnIndex, buffer: &mut [u8]) -> Received {
         let Some(slot) = self.slot(index) else {
@@ -112,7 +119,9 @@ impl Socket for Sockets {
         let Some(slot) = self.slot(index).filter(|slot| !slot.closed) else {
             return Err(Gone);
         };
-        send_to(slot.descriptor(), bytes)
+        let sent = send_to(slot.descriptor(), bytes);
+        self.sends += 1;
+        sent
     }
 }
 
