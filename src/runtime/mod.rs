@@ -31,8 +31,8 @@ use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -166,6 +166,7 @@ impl Instance {
             store_threads.push(thread);
         }
         let mut threads = Vec::new();
+        let (begun, begins) = mpsc::channel();
         for (id, (listener, mailbox)) in listeners.into_iter().zip(boxes).enumerate() {
             let mut shard = Shard::new(id as ShardId, options.clone(), fastrand::u64(..));
             for known in remembered
@@ -189,8 +190,19 @@ impl Instance {
                 spool: spools.pop(),
             };
             let core = config.pin_cores.then(|| cores[id % cores.len()]);
-            threads.push(start_shard(seed, listener, kind, entries, core)?);
+            threads.push(start_shard(
+                seed,
+                listener,
+                kind,
+                entries,
+                core,
+                begun.clone(),
+            )?);
         }
+        // Who is told that the instance serves may come to any shard. One that can't run has ended
+        // the process.
+        drop(begun);
+        begins.iter().take(shards).for_each(drop);
         stats.serving.store(true, Ordering::Release);
         tracing::info!(
             %address, shards, driver = kind.as_str(), instance_id = %config.instance_id,
@@ -222,6 +234,7 @@ fn start_shard(
     kind: Kind,
     entries: u32,
     core: Option<usize>,
+    begun: mpsc::Sender<()>,
 ) -> Result<JoinHandle<()>, String> {
     let id = seed.id;
     let run = move || {
@@ -236,6 +249,8 @@ fn start_shard(
         let ready = listener.set_nonblocking(kind == Kind::Epoll);
         let runtime = ready.and_then(|()| ShardRuntime::build(kind, entries));
         let ended = runtime.and_then(|mut runtime| {
+            // Whether anybody still waits for it does not matter.
+            let _ = begun.send(());
             let redis = seed.redis.take();
             let core = Rc::new(RefCell::new(Core::new(seed)));
             if let Some(target) = redis {

@@ -43,6 +43,23 @@ fn health_says_how_it_is() {
     assert!(output.stdout.is_empty() && !output.stderr.is_empty());
 }
 
+/// What an instance has open was counted before its last shard had a ring, and then a test of
+/// leaks waited in vain for the number to be so low again.
+#[test]
+fn it_is_said_to_serve_when_every_shard_does() {
+    for _ in 0..5 {
+        let server = Server::start(&[]);
+        let files = server.files();
+        for shard in 0..2 {
+            Client::on_shard(&server, shard).close();
+        }
+        eventually("no more files than at the start", || {
+            (server.files() <= files).then_some(())
+        });
+        server.stop();
+    }
+}
+
 #[test]
 fn a_port_that_is_taken() {
     let server = Server::start(&[]);

@@ -236,6 +236,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if thread::panicking() {
+            let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+            let open = open.into_iter().flatten().flatten();
+            let open: Vec<_> = open.map(|fd| std::fs::read_link(fd.path())).collect();
+            eprintln!("what the server has open: {open:?}");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
