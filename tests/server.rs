@@ -30,6 +30,8 @@ mod http;
 mod ids;
 #[path = "server/limits.rs"]
 mod limits;
+#[path = "server/namespace.rs"]
+mod namespace;
 #[path = "server/order.rs"]
 mod order;
 #[path = "server/personal.rs"]

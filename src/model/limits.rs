@@ -95,12 +95,18 @@ pub const CALLS_IN_FLIGHT_MAX: usize = 8;
 /// How long the own item of a message is awaited that Redis says it has taken, in ms. Then its
 /// publisher is told that nobody knows.
 pub const UNKNOWN_MS: u64 = 5_000;
+/// How long at most, though it is known why it is late.
+pub const UNKNOWN_LATE_MS: u64 = 60_000;
 /// How long a call may go unanswered before Redis counts as away, in ms.
 pub const BREAKER_SILENCE_MS: u64 = 2_000;
 /// How long there may be no connection before Redis counts as away, in ms.
 pub const BREAKER_AWAY_MS: u64 = 1_000;
 /// The shortest and the longest pause between two tries to connect or to probe, in ms.
 pub const BREAKER_PAUSES_MS: (u64, u64) = (100, 2_000);
+/// How long one WAIT for replicas may hold up what was asked behind it, in ms.
+pub const REPLICAS_WAIT_MS: u64 = 250;
+/// How long there may be too few replicas before that counts as a refusal, in ms.
+pub const REPLICAS_AWAY_MS: u64 = 1_000;
 /// Bytes of a spool's file, after which the next begins; a larger record has one of its own.
 pub const SPOOL_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// Bytes of one page that is read back from the spool; a larger record comes alone.
@@ -123,6 +129,9 @@ const _: () = assert!(SPOOL_PAGE_BYTES as u64 <= SPOOL_SEGMENT_BYTES);
 const _: () = assert!(SPOOL_RECORD_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(BREAKER_PAUSES_MS.0 < BREAKER_PAUSES_MS.1);
 const _: () = assert!(BREAKER_AWAY_MS < BREAKER_SILENCE_MS && BREAKER_SILENCE_MS < UNKNOWN_MS);
+// Who waits for replicas must not look silent.
+const _: () = assert!(2 * REPLICAS_WAIT_MS < REPLICAS_AWAY_MS);
+const _: () = assert!(REPLICAS_AWAY_MS + REPLICAS_WAIT_MS < BREAKER_SILENCE_MS);
 /// Bytes that wait to be sent to Redis while a write is under way. What is asked of Redis and not
 /// answered has its own limits; beyond this the link is ended.
 pub const LINK_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -159,6 +168,11 @@ pub const ROSTER_SILENCE_MS: u64 = 14_000;
 pub const ROSTER_DIGEST_MS: u64 = 5_000;
 /// How long an instance may not hear itself before it doubts the channel, not the others, in ms.
 pub const ROSTER_ECHO_MS: u64 = 8_000;
+/// How long those who watch a room are not told that a user has left it, in ms: as long as an
+/// instance takes to tell the others, and these to believe it.
+pub const LEAVE_DEBOUNCE_MS: u64 = ROSTER_LEAVE_DEBOUNCE_MS + ROSTER_LEAVE_LINGER_MS;
+/// Leaves of one shard's rooms that are held back; one more is told at once.
+pub const LEAVING_MAX: usize = 100_000;
 /// How long a user's leaving is held back, in ms.
 pub const ROSTER_LEAVE_DEBOUNCE_MS: u64 = 1_000;
 /// How long a user whose leaving was told stays, in ms: a join elsewhere may be on its way.
@@ -208,8 +222,8 @@ const _: () = assert!(ENVELOPE_BYTES_MAX > (64 << 20) + METADATA_BYTES_MAX + 4 *
 const _: () = assert!(READ_ENTRIES_MAX < HELD_ITEMS_MAX && READ_BYTES_AIM < HELD_BYTES_MAX);
 const _: () = assert!(READ_RETRY_MS_MIN < READ_RETRY_MS_MAX);
 
-/// Bytes of what stands in a partition's order and waits for the shard, beyond which the
-/// subscriber is not read.
+/// Bytes of what stands in a partition's order and waits for the shard, beyond which neither the
+/// subscriber nor the stream is read.
 pub const READY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes that wait to be written to Redis, beyond which signals are dropped.
 pub const PASSING_BYTES_MAX: usize = 1024 * 1024;

@@ -217,6 +217,10 @@ impl Shard {
             true => home.users_elsewhere + 1,
             false => home.users_elsewhere.saturating_sub(1),
         };
+        if is_join && home.leaving.remove(user_id).is_some() {
+            // It has moved there, and was never seen to leave.
+            return;
+        }
         let change = match is_join {
             true => event::Change::Join,
             false => event::Change::Leave,

@@ -20,6 +20,7 @@ use super::Shard;
 use super::event::{
     Asker, ConnId, Join, Leave, Mail, PublishRequest, RefusedJoin, Reply, Request, ShardId,
 };
+use super::leaving::Leaving;
 use super::pages::Waiter;
 use crate::backplane::Backplane;
 use crate::hub::{Audience, RoomKey};
@@ -63,7 +64,9 @@ pub(super) struct HomeRoom {
     /// Users who are in the room on other instances only.
     pub(super) users_elsewhere: u64,
     /// Joins, and joins again, of members who want presence events.
-    watchers: HashSet<(ShardId, ConnId, u32)>,
+    pub(super) watchers: HashSet<(ShardId, ConnId, u32)>,
+    /// Users who are gone, which is not told yet.
+    pub(super) leaving: HashMap<Name, Leaving>,
     /// Publishes that have no outcome yet.
     pub(super) publishing: u32,
     /// When it was last used.
@@ -80,6 +83,8 @@ pub(super) struct Home {
     pub(super) reads: HashMap<(RoomKey, u64), Vec<Waiter>>,
     /// Rooms to look at when their time comes.
     pub(super) linger: VecDeque<(u64, RoomName)>,
+    /// Leaves to tell when their time comes.
+    pub(super) leaving: VecDeque<(u64, RoomKey, Name)>,
 }
 
 impl Home {
@@ -89,6 +94,7 @@ impl Home {
             backplane,
             reads: HashMap::new(),
             linger: VecDeque::new(),
+            leaving: VecDeque::new(),
         }
     }
 
@@ -191,6 +197,7 @@ impl Shard {
             users: HashMap::new(),
             users_elsewhere: 0,
             watchers: HashSet::new(),
+            leaving: HashMap::new(),
             publishing: 0,
             touched_ms: self.now.ms,
             lingering: true,
@@ -326,8 +333,12 @@ impl Shard {
         if !join.again {
             self.add_member(from, key, &join);
         }
+        let watcher = (from, join.asker.conn, join.ticket);
+        let begins_to_watch = |room: &HomeRoom| !room.watchers.contains(&watcher);
+        if join.presence && self.home.rooms.get(&key).is_some_and(begins_to_watch) {
+            self.tell_leaving(key);
+        }
         if let Some(room) = self.home.rooms.get_mut(&key) {
-            let watcher = (from, join.asker.conn, join.ticket);
             if join.presence {
                 room.watchers.insert(watcher);
             } else {
@@ -362,7 +373,7 @@ impl Shard {
         });
         user.connections += 1;
         user.username = join.username.clone().map(Box::new).or(user.username.take());
-        if user.connections > 1 {
+        if user.connections > 1 || room.leaving.remove(&join.user_id).is_some() {
             return;
         }
         if self.home.backplane.is_elsewhere(&join.room, &join.user_id) {
@@ -403,8 +414,7 @@ impl Shard {
         {
             room.users_elsewhere += 1;
         } else {
-            let username = user.username.as_deref();
-            self.tell_presence(key, event::Change::Leave, &leave.user_id, username);
+            self.begin_leaving(key, &leave.user_id, user.username);
         }
         self.home
             .backplane

@@ -25,6 +25,7 @@ mod event;
 mod home;
 mod http;
 mod lanes;
+mod leaving;
 mod linger;
 mod options;
 mod outlet;
@@ -227,6 +228,7 @@ impl Shard {
     /// Checks what the module's doc says, and that of its rooms.
     pub fn invariants(&self) {
         self.hub.invariants();
+        self.leaving_invariants();
         let open = self.conns.iter().flatten().count() as u64;
         assert_eq!(open, self.counters.connections, "connections are counted");
         let members: usize = self.hub.rooms().map(|room| room.members().len()).sum();

@@ -32,6 +32,7 @@ impl Shard {
             self.look_at(self.tick_at as ConnIndex);
         }
         self.drop_lingering();
+        self.tell_left();
         let (backplane, mut moment) = self.backplane();
         backplane.tick(&mut moment);
     }

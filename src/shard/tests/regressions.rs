@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::backplane::{Answer, Ask, StoreReply, StoreRequest};
 use crate::hub::ConnIndex;
-use crate::model::{Epoch, Timestamp};
+use crate::model::{Epoch, Name, RoomName, Timestamp};
 use crate::net::OriginPolicy;
 use crate::shard::lanes::Behind;
 use crate::shard::{
@@ -304,7 +304,7 @@ fn presence_can_be_asked_for_by_joining_again() {
     stage.pump();
     stage.heard(second);
     stage.say(first, &format!(r#"{{"type":"leave","room":"{room}"}}"#));
-    stage.pump();
+    stage.pass(2_000);
     assert!(
         stage.heard(second).contains("\"event\":\"leave\""),
         "it asked for presence"
@@ -313,11 +313,121 @@ fn presence_can_be_asked_for_by_joining_again() {
     stage.say(first, &join(r#","presence":true"#));
     stage.say(second, &join(""));
     stage.say(second, &format!(r#"{{"type":"leave","room":"{room}"}}"#));
-    stage.pump();
+    stage.pass(2_000);
     assert!(
         stage.heard(first).contains("\"event\":\"leave\""),
         "it still wants presence"
     );
+}
+
+/// A room with one who watches it and one who does not; what the first has heard is taken.
+fn watched(stage: &mut Stage) -> (Peer, Peer, String, RoomName) {
+    let (watcher, user) = (stage.connect(0, "/ws"), stage.connect(1, "/ws"));
+    let (id, room) = (stage.id_of(user), room_of(1));
+    stage.say(
+        watcher,
+        &format!(r#"{{"type":"join","room":"{room}","presence":true}}"#),
+    );
+    stage.pump();
+    stage.say(user, &format!(r#"{{"type":"join","room":"{room}"}}"#));
+    stage.pump();
+    assert!(stage.heard(watcher).contains(r#""event":"join""#));
+    (watcher, user, id, RoomName::parse(&room).unwrap())
+}
+
+/// How many members the room has, and which events of presence came before that answer.
+fn members_and_events(stage: &mut Stage, peer: Peer, room: &RoomName) -> (String, Vec<String>) {
+    stage.say(
+        peer,
+        &format!(r#"{{"type":"members","room":"{}","ref":1}}"#, room.as_str()),
+    );
+    stage.pump();
+    let heard = stage.heard(peer);
+    let word = |after: &str, text: &str| {
+        let (_, rest) = text.split_once(after)?;
+        Some(rest.split(['"', ',', '}']).next()?.to_owned())
+    };
+    let events = heard.split(r#""type":"presence""#).skip(1);
+    let events = events.filter_map(|text| word(r#""event":""#, text));
+    let count = word(r#""count":"#, &heard).expect("an answer");
+    (count, events.collect())
+}
+
+#[test]
+fn who_leaves_and_comes_back_at_once_is_seen_to_do_neither() {
+    let mut stage = Stage::new(options(2, false));
+    let (watcher, user, _, room) = watched(&mut stage);
+    for _ in 0..3 {
+        stage.say(
+            user,
+            &format!(r#"{{"type":"leave","room":"{}"}}"#, room.as_str()),
+        );
+        stage.pass(1_000);
+        let none = Vec::<String>::new();
+        let seen = members_and_events(&mut stage, watcher, &room);
+        assert_eq!(seen, ("1".to_owned(), none.clone()), "it counts as gone");
+        stage.say(
+            user,
+            &format!(r#"{{"type":"join","room":"{}"}}"#, room.as_str()),
+        );
+        stage.pass(1_000);
+        let seen = members_and_events(&mut stage, watcher, &room);
+        assert_eq!(seen, ("2".to_owned(), none));
+    }
+    stage.say(
+        user,
+        &format!(r#"{{"type":"leave","room":"{}"}}"#, room.as_str()),
+    );
+    stage.pass(2_000);
+    let seen = members_and_events(&mut stage, watcher, &room);
+    assert_eq!(seen, ("1".to_owned(), vec!["leave".to_owned()]));
+}
+
+#[test]
+fn a_user_who_moved_to_another_instance_was_seen_to_leave_and_to_join() {
+    let mut stage = Stage::new(options(2, false));
+    let (watcher, user, id, room) = watched(&mut stage);
+    let id = Name::new(&id);
+    stage.say(
+        user,
+        &format!(r#"{{"type":"leave","room":"{}"}}"#, room.as_str()),
+    );
+    stage.pass(500);
+    let elsewhere = |stage: &mut Stage, is_join| {
+        let home = &mut stage.shards[1].0;
+        home.tell_presence_elsewhere(&room, &id, None, is_join);
+    };
+    elsewhere(&mut stage, true);
+    stage.pass(3_000);
+    let seen = members_and_events(&mut stage, watcher, &room);
+    assert_eq!(seen, ("2".to_owned(), Vec::new()));
+    // The roster has held it back already.
+    elsewhere(&mut stage, false);
+    let seen = members_and_events(&mut stage, watcher, &room);
+    assert_eq!(seen, ("1".to_owned(), vec!["leave".to_owned()]));
+}
+
+#[test]
+fn who_begins_to_watch_while_a_leave_is_held_back_hears_of_the_return() {
+    let mut stage = Stage::new(options(2, false));
+    let (watcher, user, _, room) = watched(&mut stage);
+    let join = |more: &str| format!(r#"{{"type":"join","room":"{}"{more}}}"#, room.as_str());
+    stage.say(
+        user,
+        &format!(r#"{{"type":"leave","room":"{}"}}"#, room.as_str()),
+    );
+    stage.pass(500);
+    let late = stage.connect(0, "/ws");
+    stage.say(late, &join(r#","presence":true"#));
+    stage.pump();
+    let (count, _) = members_and_events(&mut stage, late, &room);
+    assert_eq!(count, "2");
+    stage.say(user, &join(""));
+    stage.pump();
+    let (count, events) = members_and_events(&mut stage, late, &room);
+    assert_eq!((count, events), ("3".to_owned(), vec!["join".to_owned()]));
+    let (_, events) = members_and_events(&mut stage, watcher, &room);
+    assert_eq!(events, ["join", "leave", "join"]);
 }
 
 #[test]
