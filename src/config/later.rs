@@ -74,7 +74,6 @@ pub static LATER: &[LaterSetting] = &[
     flag("tls-key"),
     flag("metrics-bind"),
     but("partitions", &["1"]),
-    but("ack-replicas", &["0"]),
     flag("postgres-pool"),
     flag("worker-port"),
     flag("worker-partitions"),

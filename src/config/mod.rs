@@ -63,6 +63,8 @@ pub struct Config {
     pub stream_retention: Duration,
     /// What stays in it at most where nothing consumes it, in bytes; 0: no limit.
     pub stream_bytes: usize,
+    /// How many replicas of Redis must have what is acked.
+    pub ack_replicas: u32,
     /// The address that is listened on.
     pub bind: IpAddr,
     /// Where the embedded store, the lock and the drain socket are.

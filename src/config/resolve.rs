@@ -86,6 +86,10 @@ impl Config {
         let store_is_set = settings
             .iter()
             .any(|one| one.setting.flag == "store" && one.source != Source::Default);
+        if config.redis.is_none() && config.ack_replicas > 0 {
+            let line = "--ack-replicas has no effect without --redis-url: there are no replicas";
+            config.warnings.push(line.into());
+        }
         if config.redis.is_some() && store_is_set {
             let line = "--store is of an instance that runs alone; with a Redis it has no effect";
             config.warnings.push(line.into());
@@ -122,6 +126,7 @@ fn unset() -> Config {
         spool_bytes: 0,
         stream_retention: Duration::ZERO,
         stream_bytes: 0,
+        ack_replicas: 0,
         bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
         data_dir: PathBuf::new(),
         store: StoreKind::Sqlite,

@@ -351,6 +351,13 @@ pub static SETTINGS: &[Setting] = &[
         |c, t| put(&mut c.stream_bytes, size(t, 0..=1 << 50)),
     ),
     setting(
+        "ack-replicas",
+        "0",
+        "N",
+        "ack only what so many replicas of Redis have (WAIT); 0: none",
+        |c, t| put(&mut c.ack_replicas, number(t, 0..=64)),
+    ),
+    setting(
         "log-format",
         "text",
         "text|json",

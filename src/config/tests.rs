@@ -39,6 +39,7 @@ fn nothing_set_is_the_defaults_of_the_protocol() {
         spool_bytes: 1 << 30,
         stream_retention: seconds(3600),
         stream_bytes: 1 << 30,
+        ack_replicas: 0,
         bind: "127.0.0.1".parse().unwrap(),
         data_dir: "./data".into(),
         store: StoreKind::Sqlite,
@@ -105,6 +106,7 @@ fn each_setting_is_a_flag_and_a_variable() {
         ("spool-bytes", "1MiB"),
         ("stream-retention", "1m"),
         ("stream-bytes", "0"),
+        ("ack-replicas", "1"),
         ("log-format", "json"),
         ("log-level", "debug"),
     ];

@@ -48,7 +48,7 @@ use store::wall_clock;
 
 use crate::backplane::{Answer, redis as redis_settings};
 use crate::config::{Config, Driver, SlowConsumer, StoreKind};
-use crate::model::limits::REMEMBERED_IDS_MAX;
+use crate::model::limits::{READY_BYTES_MAX, REMEMBERED_IDS_MAX};
 use crate::model::{Epoch, Timestamp};
 use crate::shard::{Keeping, Options, Shard, ShardId, SlowConsumer as Slow};
 use crate::store::{DataDirLock, Store};
@@ -317,8 +317,10 @@ fn keeping(config: &Config) -> Result<(Keeping, Option<Target>), String> {
         dedupe_ms: config.dedupe_window.as_millis() as u64,
         retention_ms: config.stream_retention.as_millis() as u64,
         stream_bytes_max: config.stream_bytes as u64,
+        ack_replicas: config.ack_replicas,
         log_bytes_max: config.room_log_bytes / 2,
         turn_bytes_max: config.room_log_bytes / 4,
+        ready_bytes_max: READY_BYTES_MAX,
         spool_bytes_max: config.spool_bytes as u64,
     };
     let target = Target::new(address.clone())?;

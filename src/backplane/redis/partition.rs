@@ -11,18 +11,20 @@
 //! |---|---|
 //! | `partition/away` | the breaker, the spool, and what is told of them |
 //! | `partition/keep` | connecting, login, hello, lease, polls: all that time drives |
+//! | `partition/replicas` | acks that wait for replicas |
 //! | `partition/replies` | questions, and what their replies mean |
 //! | `partition/rooms` | rooms that are followed: opening, order, losses, the past |
 //!
 //! What stands in the order waits in `ready` until [`Partition::drive`] lets it out, so that a
-//! shard that is pressed is not given more than its logs can hold; while too much is ready the
-//! subscriber is not read.
+//! shard that is pressed is not given more than its logs can hold; while too much is ready neither
+//! the subscriber nor, to mend a gap, the stream is read.
 //!
 //! Invariants: an outcome in `ready` is of the order; `rooms` has each room that the shard follows;
 //! `position` of an open room is that of the last `Deliver` put into `ready`.
 
 mod away;
 mod keep;
+mod replicas;
 mod replies;
 mod rooms;
 
@@ -31,6 +33,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
+use self::replicas::Replicas;
 use self::replies::Question;
 use self::rooms::Followed;
 use super::breaker::Breaker;
@@ -46,7 +49,7 @@ use super::spool::{ProducerId, SpoolState};
 use super::wire::Wire;
 use crate::backplane::link::{Link, LinkAsk, LinkEvent};
 use crate::backplane::{Ask, Encode, Moment, Origin, Outcome, Preview, Publish, Users};
-use crate::model::limits::{PASSING_BYTES_MAX, READY_BYTES_MAX};
+use crate::model::limits::PASSING_BYTES_MAX;
 use crate::model::{EntryId, Epoch, ErrorCode, MessageId, Name, RoomName};
 use crate::resp::{Cause, Login, push_command};
 
@@ -73,10 +76,14 @@ pub struct Settings {
     pub stream_bytes_max: u64,
     /// Bytes of what is held while Redis is away.
     pub spool_bytes_max: u64,
+    /// Acks wait until so many replicas have what they ack.
+    pub ack_replicas: u32,
     /// Bytes of the recent items that are kept.
     pub log_bytes_max: usize,
     /// Bytes of deliveries handed to the shard in one turn.
     pub turn_bytes_max: usize,
+    /// Bytes of deliveries that wait for the shard, beyond which no more are read.
+    pub ready_bytes_max: usize,
 }
 
 /// Whose a publish is, to the publisher.
@@ -103,6 +110,7 @@ pub struct Partition<T> {
     keep: keep::Keep,
     breaker: Breaker,
     publisher: Publisher<Whose<T>>,
+    replicas: Replicas,
     /// Of what an earlier run left in the spool, while that is handed over.
     earlier: Option<away::Earlier<T>>,
     spool: SpoolState,
@@ -186,7 +194,10 @@ impl<T: Origin> Partition<T> {
         let nonce = (random >> 64) as u64;
         let producer_id = random.to_be_bytes();
         let spool = SpoolState::new(producer_id, settings.spool_bytes_max);
-        let mut publisher = Publisher::new();
+        let mut publisher = match settings.ack_replicas {
+            0 => Publisher::new(),
+            _ => Publisher::withholding(),
+        };
         // Until it is known what an earlier run left.
         publisher.take_for_spool();
         Self {
@@ -199,6 +210,7 @@ impl<T: Origin> Partition<T> {
             keep: keep::Keep::new(seed),
             breaker: Breaker::new(0),
             publisher,
+            replicas: Replicas::new(settings.ack_replicas),
             earlier: None,
             spool,
             degraded: false,
@@ -401,6 +413,7 @@ impl<T: Origin> Partition<T> {
 
     /// Lets out what stands in the order, as much as a turn takes, and sends what was published.
     pub(in crate::backplane) fn drive(&mut self, moment: &mut Moment<'_>) {
+        let had_room = self.has_room();
         let mut bytes = 0;
         while bytes < self.settings.turn_bytes_max
             && let Some((size, outcome)) = self.ready.pop_front()
@@ -408,6 +421,9 @@ impl<T: Origin> Partition<T> {
             bytes += size;
             self.ready_bytes -= size;
             self.outcomes.push(outcome);
+        }
+        if !had_room && self.has_room() {
+            self.keep_up(moment);
         }
         self.hand_over();
         self.feed_spool(moment.ms);
@@ -426,7 +442,7 @@ impl<T: Origin> Partition<T> {
 
     /// Whether the subscriber is to be read.
     pub(in crate::backplane) fn wants_link(&self, link: Link) -> bool {
-        link == Link::Commands || self.ready_bytes < READY_BYTES_MAX
+        link == Link::Commands || self.has_room()
     }
 
     pub(in crate::backplane) fn on_link(&mut self, moment: &mut Moment<'_>, event: LinkEvent) {
@@ -457,12 +473,14 @@ impl<T: Origin> Partition<T> {
     pub(in crate::backplane) fn tick(&mut self, moment: &mut Moment<'_>) {
         self.on_tick(moment.ms);
         let mut settled = Vec::new();
-        self.publisher.expire(moment.ms, &mut settled);
+        self.publisher
+            .expire(moment.ms, self.is_behind(), &mut settled);
         self.settle(settled);
         let mut events = Vec::new();
         self.roster.tick(moment.ms, &mut events);
         self.on_roster(events);
         self.keep_up(moment);
+        self.ask_replicas_again(moment.ms);
         self.feed_spool(moment.ms);
         self.flush();
     }
@@ -515,6 +533,16 @@ impl<T: Origin> Partition<T> {
             }
         }
         self.open_reached();
+    }
+
+    /// Whether own items may come late for reasons that are known.
+    fn is_behind(&self) -> bool {
+        self.degraded || self.order.is_repairing() || !self.keep.is_subscribed()
+    }
+
+    /// Whether more of the order may be let in, by the channel or from the stream.
+    fn has_room(&self) -> bool {
+        self.ready_bytes < self.settings.ready_bytes_max
     }
 
     fn push_ready(&mut self, bytes: usize, outcome: Outcome<T>) {

@@ -40,7 +40,9 @@ use std::collections::{VecDeque, vec_deque};
 use hashbrown::HashMap;
 
 pub use self::outgoing::{Outgoing, Settled, Status, Taken};
-use crate::model::limits::{CALL_BYTES_MAX, CALL_MESSAGES_MAX, CALLS_IN_FLIGHT_MAX, UNKNOWN_MS};
+use crate::model::limits::{
+    CALL_BYTES_MAX, CALL_MESSAGES_MAX, CALLS_IN_FLIGHT_MAX, UNKNOWN_LATE_MS, UNKNOWN_MS,
+};
 use crate::model::{MessageId, RoomName};
 
 /// A call of the script that is to be sent.
@@ -99,6 +101,8 @@ struct Waiting<T> {
     joined: Vec<T>,
     /// It was answered 0: it waits for its own item.
     answered: bool,
+    /// Where its own item stands that came before the answer, if that does not count by itself.
+    seen: Option<u64>,
 }
 
 /// What is known of a message's end.
@@ -131,6 +135,10 @@ pub struct Publisher<T> {
     stalled: bool,
     /// What is published goes to the spool.
     spooling: bool,
+    /// When own items were last said to be late.
+    behind_ms: u64,
+    /// Only an answer settles.
+    withholds: bool,
 }
 
 impl<T> Default for Publisher<T> {
@@ -156,6 +164,17 @@ impl<T> Publisher<T> {
             last_call: 0,
             stalled: false,
             spooling: false,
+            behind_ms: 0,
+            withholds: false,
+        }
+    }
+
+    /// One for which only the answer to a call settles its messages: whoever gives it has made sure
+    /// of more than that Redis has them. That an own item was seen is remembered till then.
+    pub fn withholding() -> Self {
+        Self {
+            withholds: true,
+            ..Self::new()
         }
     }
 
@@ -176,6 +195,7 @@ impl<T> Publisher<T> {
             origin,
             joined: Vec::new(),
             answered: false,
+            seen: None,
         };
         self.waiting.insert(message.number, waiting);
         self.by_id.insert(key, message.number);
@@ -252,14 +272,14 @@ impl<T> Publisher<T> {
             match result {
                 1.. => self.settle(number, End::Stored(result.unsigned_abs()), settled),
                 ..0 => self.settle(number, End::Repeated(result.unsigned_abs()), settled),
-                0 => self.expect_item(number),
+                0 => self.expect_item(number, settled),
             }
         }
         self.drop_taken();
     }
 
     /// An item of our own was seen in the partition's order: it is stored, whatever became of its
-    /// call.
+    /// call; but see [`Publisher::withholding`].
     pub fn on_own(
         &mut self,
         room: &RoomName,
@@ -268,6 +288,13 @@ impl<T> Publisher<T> {
         settled: &mut Vec<Settled<T>>,
     ) {
         if let Some(&number) = self.by_id.get(&(room.clone(), id)) {
+            if self.withholds
+                && let Some(waiting) = self.waiting.get_mut(&number)
+                && !waiting.answered
+            {
+                waiting.seen = Some(offset);
+                return;
+            }
             self.mark_taken(number);
             self.settle(number, End::Stored(offset), settled);
             self.drop_taken();
@@ -281,9 +308,14 @@ impl<T> Publisher<T> {
     }
 
     /// Time goes by: settles as unknown what was answered 0 and whose own item did not come.
-    pub fn expire(&mut self, now_ms: u64, settled: &mut Vec<Settled<T>>) {
+    /// `is_behind`: it may still be on its way, and has longer.
+    pub fn expire(&mut self, now_ms: u64, is_behind: bool, settled: &mut Vec<Settled<T>>) {
+        if is_behind {
+            self.behind_ms = now_ms;
+        }
         while let Some(&(number, Some(since))) = self.answered.front() {
-            if now_ms < since + UNKNOWN_MS {
+            let due_ms = since.max(self.behind_ms) + UNKNOWN_MS;
+            if now_ms < due_ms.min(since + UNKNOWN_LATE_MS) {
                 break;
             }
             self.answered.pop_front();
@@ -443,10 +475,13 @@ impl<T> Publisher<T> {
     }
 
     /// Redis has it, and its offset comes with its item.
-    fn expect_item(&mut self, number: u64) {
-        if let Some(waiting) = self.waiting.get_mut(&number)
-            && !waiting.answered
-        {
+    fn expect_item(&mut self, number: u64, settled: &mut Vec<Settled<T>>) {
+        let Some(waiting) = self.waiting.get_mut(&number) else {
+            return;
+        };
+        if let Some(offset) = waiting.seen {
+            self.settle(number, End::Stored(offset), settled);
+        } else if !waiting.answered {
             waiting.answered = true;
             self.answered.push_back((number, None));
         }

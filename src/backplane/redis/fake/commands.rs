@@ -44,6 +44,7 @@ pub(crate) const COMMANDS: &[(&str, isize, Kind)] = &[
     ("TIME", 1, Kind::Read),
     ("UNLINK", -2, Kind::Write),
     ("UNSUBSCRIBE", -1, Kind::Read),
+    ("WAIT", 3, Kind::Read),
     ("XADD", -5, Kind::Grow),
     ("XDEL", -3, Kind::Write),
     ("XGROUP", -2, Kind::Grow),

@@ -39,6 +39,8 @@ pub(crate) struct FakeRedis {
     pubsub_output_max: usize,
     password: Option<Vec<u8>>,
     refusal: Option<String>,
+    /// How many replicas have all that was written.
+    replicas: i64,
     counts: BTreeMap<String, u64>,
 }
 
@@ -107,6 +109,7 @@ impl FakeRedis {
             pubsub_output_max: 32 << 20,
             password: None,
             refusal: None,
+            replicas: 0,
             counts: BTreeMap::new(),
         }
     }
@@ -186,6 +189,11 @@ impl FakeRedis {
     /// memory, `LOADING …` everything but HELLO, any other (`READONLY …`, `MISCONF …`) all writes.
     pub(crate) fn refuse_writes(&mut self, refusal: Option<&str>) {
         self.refusal = refusal.map(Into::into);
+    }
+
+    /// So many replicas have all that is written. `WAIT` does not wait for more.
+    pub(crate) fn set_replicas(&mut self, replicas: i64) {
+        self.replicas = replicas;
     }
 
     /// What it holds now.
@@ -274,6 +282,7 @@ impl FakeRedis {
             "PING" => Ok(args.first().map_or(Reply::Simple("PONG"), Reply::bulk)),
             "SUBSCRIBE" | "UNSUBSCRIBE" => Ok(self.subscribe(id, name, args)),
             "SCRIPT" => self.load(args),
+            "WAIT" => Ok(Reply::Number(self.replicas)),
             _ => self.run_on_data(name, kind, args),
         }
     }

@@ -120,7 +120,7 @@ impl Keep {
         self.shas.iter().all(Option::is_some)
     }
 
-    fn is_subscribed(&self) -> bool {
+    pub(super) fn is_subscribed(&self) -> bool {
         self.subscribed == [true; 2]
     }
 
@@ -173,6 +173,7 @@ impl<T: Origin> Partition<T> {
             return;
         };
         let candidate = self.candidate(moment);
+        let mut has_called = false;
         let own = (self.producer_id, &mut self.publisher);
         let earlier = self.earlier.as_mut();
         let earlier = earlier.map(|earlier| (earlier.producer, &mut earlier.publisher));
@@ -196,7 +197,11 @@ impl<T: Origin> Partition<T> {
                 };
                 self.caller.push(out, &sha, candidate, &script);
                 self.counters.commands += 1;
+                has_called = true;
             }
+        }
+        if has_called && self.replicas.are_needed() {
+            self.ask_replicas(moment.ms, false);
         }
     }
 
@@ -259,6 +264,7 @@ impl<T: Origin> Partition<T> {
         self.keep.greeted = false;
         self.keep.hello_asked = false;
         self.keep.lease_asked = false;
+        self.replicas.forget();
         self.publisher.on_disconnected();
         if let Some(earlier) = &mut self.earlier {
             earlier.publisher.on_disconnected();

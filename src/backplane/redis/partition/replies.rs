@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::Partition;
+use super::replicas::Withheld;
 use crate::backplane::redis::envelope::{self, Received};
 use crate::backplane::redis::publisher;
 use crate::backplane::redis::script::hello::{HelloReply, Made};
@@ -35,6 +36,11 @@ pub(super) enum Question {
     /// The second half: an entry that no stream takes, which is refused for just that if entries
     /// may be written at all.
     Probe,
+    /// How many replicas have what was written; `is_probe`: the last part of the probe.
+    Replicas {
+        /// See above.
+        is_probe: bool,
+    },
     /// Whether what is known is still there.
     Hello,
     /// To store a call's messages.
@@ -135,6 +141,7 @@ impl<T: Origin> Partition<T> {
             Question::Policy => self.on_policy(&value),
             Question::Lease { is_probe } => self.on_lease(moment, is_probe, value),
             Question::Probe => self.on_probe(moment, value),
+            Question::Replicas { is_probe } => self.on_replicas(moment, is_probe, value),
             Question::Hello => self.on_hello(moment, value),
             Question::Publish {
                 producer,
@@ -204,7 +211,7 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    fn on_refusal(&mut self, moment: &mut Moment<'_>, refusal: &Refusal) {
+    pub(super) fn on_refusal(&mut self, moment: &mut Moment<'_>, refusal: &Refusal) {
         if refusal.cause == Cause::NoScript {
             self.load_scripts(moment.ms);
             return;
@@ -248,7 +255,9 @@ impl<T: Origin> Partition<T> {
     fn on_probe(&mut self, moment: &mut Moment<'_>, value: Value) {
         match value {
             Value::Error(refusal) if refusal.text.contains(super::keep::NO_ENTRY) => {
-                if self.keep.is_greeted() {
+                if self.replicas.are_needed() {
+                    self.ask_replicas(moment.ms, true);
+                } else if self.keep.is_greeted() {
                     self.breaker.on_probe_ok();
                 }
             }
@@ -300,35 +309,63 @@ impl<T: Origin> Partition<T> {
         count: usize,
         value: Value,
     ) {
-        let (status, results, warning) = match PublishReply::decode(value, count) {
-            Ok(reply) => {
-                let status = match &reply.status {
-                    Status::Done => publisher::Status::Ok,
-                    Status::Behind => publisher::Status::Behind,
-                    Status::Refused(_) => publisher::Status::Error,
-                };
-                match &reply.status {
-                    Status::Refused(refusal) => self.on_refusal(moment, refusal),
-                    Status::Done | Status::Behind => self.breaker.on_answered(),
-                }
-                self.on_acked(reply.epoch, reply.seq, reply.entry);
-                (status, reply.results, reply.warning)
-            }
+        let mut reply = match PublishReply::decode(value, count) {
+            Ok(reply) => reply,
             Err(error) => {
                 self.on_error(moment, &error);
-                (publisher::Status::Error, Vec::new(), None)
+                self.settle_call(producer, call, publisher::Status::Error, &[]);
+                return;
             }
         };
-        if let Some(warning) = warning {
+        let status = match &reply.status {
+            Status::Done => publisher::Status::Ok,
+            Status::Behind => publisher::Status::Behind,
+            Status::Refused(_) => publisher::Status::Error,
+        };
+        match &reply.status {
+            Status::Refused(refusal) => self.on_refusal(moment, refusal),
+            Status::Done | Status::Behind => self.breaker.on_answered(),
+        }
+        if let Some(warning) = reply.warning.take() {
             self.warn_once(&warning);
         }
+        self.saw_epoch(reply.epoch);
+        let answered = Withheld::new(producer, call, status, reply);
+        if self.replicas.are_needed() {
+            self.replicas.withhold(answered);
+        } else {
+            self.release(answered);
+        }
+    }
+
+    /// What Redis has answered to a call counts.
+    pub(super) fn release(&mut self, answered: Withheld) {
+        let (epoch, seq, entry) = answered.place;
+        self.on_acked(epoch, seq, entry);
+        let Withheld {
+            producer,
+            call,
+            status,
+            results,
+            ..
+        } = answered;
+        self.settle_call(producer, call, status, &results);
+    }
+
+    fn settle_call(
+        &mut self,
+        producer: ProducerId,
+        call: u64,
+        status: publisher::Status,
+        results: &[i64],
+    ) {
         let mut settled = Vec::new();
         let publisher = match &mut self.earlier {
             _ if producer == self.producer_id => &mut self.publisher,
             Some(earlier) if producer == earlier.producer => &mut earlier.publisher,
             _ => return,
         };
-        publisher.on_reply(call, status, &results, &mut settled);
+        publisher.on_reply(call, status, results, &mut settled);
         self.settle(settled);
         self.hand_over();
     }

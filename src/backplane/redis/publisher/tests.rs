@@ -106,11 +106,54 @@ fn what_is_unanswered_is_sent_again_and_settled_once() {
     publisher.on_reply(3, Status::Ok, &[-4], &mut out);
     publisher.on_own(&room, MessageId::from_u128(2), 8, &mut out);
     assert_eq!(short(&mut out), [(2, 'r', 4)]);
-    publisher.expire(100, &mut out);
-    publisher.expire(100 + UNKNOWN_MS - 1, &mut out);
+    publisher.expire(100, false, &mut out);
+    publisher.expire(100 + UNKNOWN_MS - 1, false, &mut out);
     assert!(out.is_empty());
-    publisher.expire(100 + UNKNOWN_MS, &mut out);
+    publisher.expire(100 + UNKNOWN_MS, false, &mut out);
     assert_eq!(short(&mut out), [(0, 'u', 0)]);
+    assert!(publisher.is_idle());
+}
+
+#[test]
+fn an_item_that_is_late_is_awaited_for_longer() {
+    for (late_ms, want_ms) in [
+        (0, UNKNOWN_MS),
+        (7_000, 7_000 + UNKNOWN_MS),
+        (100_000, UNKNOWN_LATE_MS),
+    ] {
+        let mut publisher = published(1);
+        let mut out = Vec::new();
+        poll(&mut publisher);
+        publisher.on_reply(1, Status::Ok, &[0], &mut out);
+        let told = (0..).map(|tick| tick * 500).find(|&now_ms| {
+            publisher.expire(now_ms, 0 < late_ms && now_ms <= late_ms, &mut out);
+            !out.is_empty()
+        });
+        assert_eq!(told, Some(want_ms));
+    }
+}
+
+#[test]
+fn an_own_item_is_no_answer_where_acks_wait_for_more() {
+    let mut publisher = Publisher::withholding();
+    for origin in 0..3 {
+        publisher.publish(message("r", u128::from(origin) + 1, false, 1), origin);
+    }
+    let (mut out, room) = (Vec::new(), RoomName::parse("r").unwrap());
+    let own = |publisher: &mut Publisher<u32>, id: u64, out: &mut Vec<_>| {
+        publisher.on_own(&room, MessageId::from_u128(id.into()), id, out);
+        publisher.invariants();
+    };
+    poll(&mut publisher);
+    own(&mut publisher, 1, &mut out);
+    assert!(out.is_empty(), "not acked by what was seen");
+    // Its primary is lost: all is sent again, to one who has the first two.
+    publisher.on_disconnected();
+    assert_eq!(poll(&mut publisher), Some((2, 1, vec![1, 2, 3])));
+    publisher.on_reply(2, Status::Ok, &[0, 0, 3], &mut out);
+    assert_eq!(short(&mut out), [(0, 's', 1), (2, 's', 3)]);
+    own(&mut publisher, 2, &mut out);
+    assert_eq!(short(&mut out), [(1, 's', 2)]);
     assert!(publisher.is_idle());
 }
 
@@ -367,8 +410,8 @@ impl World {
                 break;
             }
         }
-        self.publisher.expire(0, &mut self.settled);
-        self.publisher.expire(UNKNOWN_MS, &mut self.settled);
+        self.publisher.expire(0, false, &mut self.settled);
+        self.publisher.expire(UNKNOWN_MS, false, &mut self.settled);
     }
 
     fn check(&self) {

@@ -74,6 +74,7 @@ impl Redis {
     pub(super) fn new(setup: &Setup, mut rng: Rng) -> Self {
         let mut fake = FakeRedis::new();
         fake.set_pubsub_output_max(setup.pubsub_output_max);
+        fake.set_replicas(1);
         let skew_ms = rng.u64(0..=setup.skew_ms);
         Self {
             fake,
@@ -173,6 +174,7 @@ impl Redis {
         self.fake.set_now(WALL_MS + now_ms + self.skew_ms);
         if self.refuses_until_ms <= now_ms {
             self.fake.refuse_writes(None);
+            self.fake.set_replicas(1);
         }
         self.rng.shuffle(&mut self.lives);
         self.lives.sort_by_key(|life| life.id.life);
@@ -354,8 +356,12 @@ impl Redis {
                 "LOADING Redis is loading the dataset in memory",
                 "MISCONF Redis is configured to save RDB snapshots, but it can't",
             ];
-            self.fake
-                .refuse_writes(Some(why[self.rng.usize(..why.len())]));
+            match setup.ack_replicas > 0 && self.rng.bool() {
+                true => self.fake.set_replicas(0),
+                false => self
+                    .fake
+                    .refuse_writes(Some(why[self.rng.usize(..why.len())])),
+            }
             self.refuses_until_ms = until_ms;
         }
         if restart {

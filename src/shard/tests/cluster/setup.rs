@@ -59,8 +59,11 @@ pub(super) struct Setup {
     pub(super) log_bytes_max: usize,
     pub(super) partition_log_bytes_max: usize,
     pub(super) turn_bytes_max: usize,
+    pub(super) ready_bytes_max: usize,
     pub(super) pubsub_output_max: usize,
     pub(super) spool_bytes_max: u64,
+    /// Whether acks wait for a replica.
+    pub(super) ack_replicas: u32,
     pub(super) linger_ms: u64,
     pub(super) payload_bytes: usize,
     /// The clocks of the instances and of Redis differ by so much at most.
@@ -123,8 +126,10 @@ impl Setup {
             log_bytes_max: one_of(rng, &[3_000, 8 << 20, 8 << 20, 8 << 20]),
             partition_log_bytes_max: one_of(rng, &[0, 2_000, 1 << 20]),
             turn_bytes_max: one_of(rng, &[500, 1 << 20]),
+            ready_bytes_max: one_of(rng, &[1_000, 8 << 20, 8 << 20]),
             pubsub_output_max: one_of(rng, &[2_000, 32 << 20, 32 << 20]),
             spool_bytes_max: one_of(rng, &[2_000, 1 << 30, 1 << 30]),
+            ack_replicas: one_of(rng, &[0, 0, 0, 1]),
             linger_ms: one_of(rng, &[20, 1_000, 60_000]),
             payload_bytes: one_of(rng, &[10, 300]),
             skew_ms: one_of(rng, &[0, 0, 5_000]),
@@ -178,8 +183,10 @@ impl Setup {
             retention_ms: 3_600_000,
             stream_bytes_max: 1 << 30,
             spool_bytes_max: self.spool_bytes_max,
+            ack_replicas: self.ack_replicas,
             log_bytes_max: self.partition_log_bytes_max,
             turn_bytes_max: self.turn_bytes_max,
+            ready_bytes_max: self.ready_bytes_max,
         };
         Arc::new(Options {
             instance_id: id,
