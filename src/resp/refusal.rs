@@ -85,7 +85,11 @@ const PHRASES: &[(&str, Cause)] = &[
 ];
 
 /// What a script is told instead of NOPERM.
-const SCRIPT_NOPERM: &str = "The user executing the script can't";
+const SCRIPT_NOPERM: [&str; 2] = [
+    "The user executing the script can't",
+    // Redis since 7.2, and Valkey.
+    "ACL failure in script",
+];
 
 impl Cause {
     /// The cause of an error's text (without the `-`).
@@ -105,7 +109,7 @@ impl Cause {
         };
         match coded.or_else(phrased).or_else(protocol) {
             Some(&(_, cause)) => cause,
-            None if text.contains(SCRIPT_NOPERM) => Self::NoPerm,
+            None if SCRIPT_NOPERM.iter().any(|told| text.contains(told)) => Self::NoPerm,
             None => Self::Other,
         }
     }
@@ -308,6 +312,10 @@ mod tests {
             (
                 "ERR The user executing the script can't run this command or subcommand script: \
                  ff96, on @user_script:1.",
+                NoPerm,
+            ),
+            (
+                "ERR ACL failure in script: User app has no permissions to run the 'xadd' command",
                 NoPerm,
             ),
             (

@@ -1,13 +1,15 @@
 //! Faults of Redis and of the way to it, under load: what was acked is there, once, in order.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::instances::{Ledger, Plan, Verdict, begin, command, start_all};
+use super::namespace::{Namespace, ip};
 use super::proxy::Proxy;
-use super::redis::{Redis, copy_files};
+use super::redis::Redis;
 use super::support::{Server, all, eventually};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,9 +40,13 @@ fn check_over(
 
 /// Three instances, each behind a proxy of its own.
 fn behind_proxies(redis: &Redis) -> (Vec<Proxy>, Vec<Server>) {
+    behind_proxies_with(redis, &[])
+}
+
+fn behind_proxies_with(redis: &Redis, flags: &[&str]) -> (Vec<Proxy>, Vec<Server>) {
     let proxies: Vec<_> = (0..3).map(|_| Proxy::to(redis.port)).collect();
     let servers = proxies.iter().zip(["a", "b", "c"]).map(|(proxy, id)| {
-        let server = begin(id, &format!("127.0.0.1:{}", proxy.port), &[]);
+        let server = begin(id, &format!("127.0.0.1:{}", proxy.port), flags);
         super::instances::await_up(&server);
         server
     });
@@ -259,11 +265,10 @@ fn redis_comes_back_without_its_last_second() {
     let plan = Plan::new(3_000, SECOND);
     let verdict = check(&mut redis, &plan, |redis, _| {
         let old = tempfile::TempDir::new().unwrap();
-        copy_files(&redis.files(), old.path());
+        redis.copy_files(old.path());
         thread::sleep(SECOND);
         redis.kill();
-        std::fs::remove_dir_all(redis.files()).unwrap();
-        copy_files(old.path(), &redis.files());
+        redis.put_files(old.path());
         redis.up();
     });
     verdict
@@ -307,20 +312,27 @@ fn a_second_instance_takes_an_id_that_is_taken() {
 fn with_replica() -> (Redis, Proxy, Redis) {
     let redis = Redis::lasting(&["--repl-diskless-sync-delay", "0"]);
     let proxy = Proxy::to(redis.port);
-    let replica = Redis::start(&["--replicaof", &format!("127.0.0.1 {}", proxy.port)]);
+    let replica = replica_of(proxy.port);
+    (redis, proxy, replica)
+}
+
+/// A replica that follows whoever is behind that port.
+fn replica_of(port: u16) -> Redis {
+    let replica = Redis::start(&["--replicaof", &format!("127.0.0.1 {port}")]);
     eventually("the replica to follow", || {
         let info = replica.ask(&["INFO", "replication"]);
         let follows = info.as_str()?.contains("master_link_status:up");
         follows.then_some(())
     });
-    (redis, proxy, replica)
+    replica
 }
 
 /// The primary is killed, and the replica takes its place with what it has.
-fn check_replica(is_late: bool) -> Verdict {
+fn check_replica(is_late: bool, flags: &[&str]) -> Verdict {
     let (mut redis, way, replica) = with_replica();
     let plan = Plan::new(3_000, SECOND);
-    let (proxies, servers) = behind_proxies(&redis);
+    let (proxies, servers) = behind_proxies_with(&redis, flags);
+    let mut next = None;
     check_over(&mut redis, &servers, &plan, |redis, _| {
         if is_late {
             way.pause();
@@ -330,18 +342,94 @@ fn check_replica(is_late: bool) -> Verdict {
         way.cut();
         replica.ask(&["REPLICAOF", "NO", "ONE"]);
         proxies.iter().for_each(|proxy| proxy.switch(replica.port));
+        // Who acks only what a replica has needs one again.
+        next = (!flags.is_empty()).then(|| replica_of(replica.port));
     })
 }
 
 #[test]
 fn a_replica_takes_over() {
     // What was on its way to it, if anything was, is told.
-    check_replica(false).expect_honest().expect_connected();
+    check_replica(false, &[]).expect_honest().expect_connected();
 }
 
 #[test]
 fn a_replica_takes_over_that_misses_a_second() {
-    let verdict = check_replica(true);
+    let verdict = check_replica(true, &[]);
     verdict.expect_honest().expect_connected();
     verdict.expect_told_epoch();
+}
+
+/// What members have seen may be lost, and is told; what was acked is not.
+#[test]
+fn what_a_replica_had_to_have_outlives_the_primary() {
+    for is_late in [false, true] {
+        let verdict = check_replica(is_late, &["--ack-replicas", "1"]);
+        verdict.expect_honest().expect_connected();
+        assert_eq!(verdict.count("lost_told"), 0, "{verdict:?}");
+    }
+}
+
+/// Too few replicas are a Redis that is away: nothing is acked, and all is later.
+#[test]
+fn no_replica_is_there_for_a_while() {
+    let (mut redis, way, _replica) = with_replica();
+    let plan = Plan::new(4_500, 3 * SECOND);
+    let servers = start_all(3, &redis, &["--ack-replicas", "1"]);
+    let verdict = check_over(&mut redis, &servers, &plan, |_, _| {
+        way.pause();
+        thread::sleep(plan.fault);
+        way.go_on();
+    });
+    verdict
+        .expect_whole()
+        .expect_connected()
+        .expect_told_degraded();
+}
+
+/// A network that loses one packet of twenty, both ways.
+#[test]
+fn packets_are_lost() {
+    if !all() {
+        // Retransmissions take their time.
+        return;
+    }
+    let Some(network) = Namespace::make() else {
+        return;
+    };
+    network.within(|| {
+        ip("link set lo up");
+        let mut redis = Redis::lasting(&[]);
+        let plan = Plan::new(3_000, 2 * SECOND);
+        let servers = start_all(3, &redis, &[]);
+        let port = redis.port.to_string();
+        let rules = |what: &str| {
+            for side in ["--dport", "--sport"] {
+                let of_redis = [what, "INPUT", "-i", "lo", "-p", "tcp", side, &port];
+                let lossy = [
+                    "-m",
+                    "statistic",
+                    "--mode",
+                    "random",
+                    "--probability",
+                    "0.05",
+                ];
+                let mut command = Command::new("iptables");
+                command.args(of_redis).args(lossy).args(["-j", "DROP"]);
+                if !command.status().is_ok_and(|status| status.success()) {
+                    return false;
+                }
+            }
+            true
+        };
+        if !rules("-A") {
+            eprintln!("skipped: this needs iptables with its match `statistic`");
+            return;
+        }
+        let verdict = check_over(&mut redis, &servers, &plan, |_, _| {
+            thread::sleep(plan.fault);
+            assert!(rules("-D"));
+        });
+        verdict.expect_whole().expect_connected();
+    });
 }

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,6 +12,20 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::support::{PATIENCE, eventually};
+
+/// The server of these tests: `RINGCAST_TEST_REDIS`, or what is installed.
+static PROGRAM: LazyLock<String> = LazyLock::new(|| {
+    std::env::var("RINGCAST_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned())
+});
+
+/// Its major version, by its own words: `Redis server v=7.0.15 …`.
+static VERSION: LazyLock<u32> = LazyLock::new(|| {
+    let output = Command::new(&*PROGRAM).arg("--version").output();
+    let output = output.expect("redis-server is missing: install it");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split("v=").nth(1).and_then(|v| v.split('.').next());
+    version.unwrap().parse().unwrap()
+});
 
 /// A Redis that ends with its guard. It keeps its port and its directory over restarts.
 pub(crate) struct Redis {
@@ -36,7 +51,14 @@ impl Redis {
     }
 
     fn with(base: &[&str], flags: &[&str]) -> Self {
-        let flags = base.iter().chain(flags).map(|&flag| flag.to_owned());
+        let mut flags: Vec<_> = base.iter().chain(flags).copied().collect();
+        if *VERSION < 7 {
+            // There it needs no permission.
+            flags.retain(|flag| !["--enable-debug-command", "local"].contains(flag));
+        }
+        // Values of several words are several words; the empty one is one.
+        let flags = flags.iter().flat_map(|flag| flag.split(' '));
+        let flags = flags.map(str::to_owned);
         let mut redis = Self {
             child: None,
             port: 0,
@@ -67,8 +89,12 @@ impl Redis {
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
+        let mut command = Command::new(&*PROGRAM);
+        command.args(["--port", &self.port.to_string()]);
+        // To be bound to an address was to be unprotected.
+        if !self.flags.iter().any(|flag| flag == "--protected-mode") {
+            command.args(["--bind", "127.0.0.1"]);
+        }
         command.arg("--dir").arg(self.dir.path()).args(&self.flags);
         command
             .stdin(Stdio::null())
@@ -139,9 +165,24 @@ impl Redis {
         eventually("the end of Redis", || child.try_wait().unwrap());
     }
 
-    /// Its append-only files.
-    pub(crate) fn files(&self) -> PathBuf {
-        self.dir.path().join("appendonlydir")
+    /// Copies its append-only files, which may be written to meanwhile.
+    pub(crate) fn copy_files(&self, to: &Path) {
+        match *VERSION {
+            ..7 => drop(std::fs::copy(self.path(ONE_FILE), to.join(ONE_FILE)).unwrap()),
+            _ => copy_files(&self.path(FILES), to),
+        }
+    }
+
+    /// Puts such a copy in the place of its own.
+    pub(crate) fn put_files(&self, from: &Path) {
+        assert!(self.child.is_none(), "it runs");
+        match *VERSION {
+            ..7 => drop(std::fs::copy(from.join(ONE_FILE), self.path(ONE_FILE)).unwrap()),
+            _ => {
+                std::fs::remove_dir_all(self.path(FILES)).unwrap();
+                copy_files(from, &self.path(FILES));
+            }
+        }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -197,6 +238,11 @@ impl Redis {
         subscriber
     }
 
+    /// A connection that stays.
+    pub(crate) fn line(&self) -> Line {
+        Line(self.say(&[]).unwrap())
+    }
+
     /// Asks after having asked something else first, such as to be let in.
     pub(crate) fn ask_with(&self, first: &[&str], words: &[&str]) -> Value {
         let mut bytes = self.say(&[first, words]).unwrap();
@@ -208,14 +254,30 @@ impl Redis {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         for words in commands {
-            let mut bytes = format!("*{}\r\n", words.len());
-            for word in *words {
-                bytes.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-            }
-            socket.write_all(bytes.as_bytes()).ok()?;
+            socket.write_all(encode(words).as_bytes()).ok()?;
         }
         Some(BufReader::new(socket))
     }
+}
+
+/// A connection that stays.
+pub(crate) struct Line(BufReader<TcpStream>);
+
+impl Line {
+    /// Asks; an error is an object with `error`.
+    pub(crate) fn ask(&mut self, words: &[&str]) -> Value {
+        let socket = self.0.get_mut();
+        socket.write_all(encode(words).as_bytes()).unwrap();
+        read_value(&mut self.0).expect("no answer")
+    }
+}
+
+fn encode(words: &[&str]) -> String {
+    let mut bytes = format!("*{}\r\n", words.len());
+    for word in words {
+        bytes.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    bytes
 }
 
 /// A connection that has subscribed.
@@ -246,8 +308,13 @@ pub(crate) fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
+/// The append-only files since version 7, and the one before.
+const FILES: &str = "appendonlydir";
+/// See [`FILES`].
+const ONE_FILE: &str = "appendonly.aof";
+
 /// Copies a directory's files.
-pub(crate) fn copy_files(from: &Path, to: &Path) {
+fn copy_files(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::instances::{await_degraded, await_up, begin, pair, start};
+use super::namespace::{Namespace, ip};
 use super::redis::Redis;
 use super::support::{Client, Server, eventually};
 
@@ -197,4 +198,48 @@ fn a_redis_that_loads_for_long() {
     await_healed(&b);
     assert_eq!(client.find(|frame| frame["ref"] == "held")["offset"], 501);
     member.messages("r", 1, 501);
+}
+
+/// It has no password and speaks to its own machine only, by loopback.
+#[test]
+fn a_redis_in_protected_mode() {
+    let Some(network) = Namespace::make() else {
+        return;
+    };
+    network.within(|| {
+        ip("link set lo up");
+        ip("link add outside type veth peer name beyond");
+        ip("addr add 10.0.0.1/24 dev outside");
+        ip("link set outside up");
+        let redis = Redis::start(&["--protected-mode", "yes"]);
+        let server = begin("a", &format!("10.0.0.1:{}", redis.port), &[]);
+        await_degraded(&server);
+        await_log(&server, &["protected mode"]);
+        assert_eq!(server.get("/ready").status, 200);
+        redis.ask(&["CONFIG", "SET", "protected-mode", "no"]);
+        await_healed(&server);
+    });
+}
+
+#[test]
+fn too_few_replicas_to_write() {
+    let redis = Redis::start(&[]);
+    let server = start("a", &redis, &[]);
+    redis.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    check_held(&server, &["min-replicas-to-write"], || {
+        redis.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    });
+}
+
+#[test]
+fn as_many_clients_as_redis_takes() {
+    let redis = Redis::start(&[]);
+    // Who sets it is the one that is taken.
+    let mut line = redis.line();
+    assert_eq!(line.ask(&["CONFIG", "SET", "maxclients", "1"]), "OK");
+    let server = begin("a", &format!("127.0.0.1:{}", redis.port), &[]);
+    await_degraded(&server);
+    await_log(&server, &["maxclients"]);
+    assert_eq!(line.ask(&["CONFIG", "SET", "maxclients", "100"]), "OK");
+    await_healed(&server);
 }

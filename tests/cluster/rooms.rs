@@ -372,3 +372,27 @@ fn an_instance_restarts_at_once_on_its_directory() {
         client.messages("r", 1, n);
     }
 }
+
+#[test]
+fn a_users_connections_are_closed_on_all_instances() {
+    let redis = Redis::start(&[]);
+    let [a, b] = pair(&redis, &[]);
+    let kick = |server: &Server, id: &str| {
+        let path = format!("/api/users/{id}/connections");
+        let head = format!("DELETE {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        server.http(head.as_bytes()).status
+    };
+    // Asked of the one or the other, on either shard of it.
+    for (of, asked) in [(&a, &b), (&b, &a), (&a, &a)] {
+        for shard in [0, 1] {
+            let mut user = Client::on_shard(of, shard);
+            let mut others = [Client::new(&a), Client::new(&b)];
+            user.join("r");
+            assert_eq!(kick(asked, &user.id), 200);
+            assert_eq!(user.closed(), 4003);
+            for other in &mut others {
+                assert_eq!(other.ask(json!({"type":"ping"}))["type"], "pong");
+            }
+        }
+    }
+}
