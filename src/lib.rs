@@ -93,13 +93,13 @@
 //!   the order has come to that number: a join needs no lock in Redis and no extra message.
 //! - **Spooled publishes hold no credit of the shard's**, only of their connection: who does not
 //!   publish goes on to signal and to join while Redis is away.
-//! - **Leaves are counted at once and told late.** Only the event is debounced, so that `members` is
-//!   never wrong; who begins to watch meanwhile finds what was held back told.
+//! - **Leaves are counted at once and told late.** Only the event is debounced, so that `members`
+//!   is never wrong; who begins to watch meanwhile finds what was held back told.
 //! - **Acks that wait for replicas** (`--ack-replicas`) are calls without an answer until WAIT is
 //!   answered well, so a failover needs nothing of its own: they are sent again. Too few replicas
 //!   are a Redis that is away.
-//! - **Offsets of rooms stay in Redis' state** as long as their epoch, also when nothing of the room
-//!   is in the stream any more: a room that began anew at 1 would give an offset twice, and one
+//! - **Offsets of rooms stay in Redis' state** as long as their epoch, also when nothing of the
+//!   room is in the stream any more: a room that began anew at 1 would give an offset twice, and one
 //!   that began at a floor common to all would tell members of losses that were none.
 //! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 

@@ -10,9 +10,9 @@
 //! | `redis`, `proxy`, `instances` | what the tests are made of |
 //!
 //! `RINGCAST_TEST_REDIS=/path/to/server` runs them over that server: another version of Redis, or
-//! Valkey. `RINGCAST_TEST_ALL=1` makes the ledgers long: 100,000 messages, faults of ten seconds. Tests
-//! wait for what they test, by asking with a deadline; where a fault lasts a while, that is its
-//! length and not a wait for something.
+//! Valkey. `RINGCAST_TEST_ALL=1` makes the ledgers long: 100,000 messages, faults of ten seconds.
+//! Tests wait for what they test, by asking with a deadline; where a fault lasts a while, that is
+//! its length and not a wait for something.
 
 #![expect(
     clippy::unwrap_used,

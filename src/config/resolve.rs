@@ -86,10 +86,6 @@ impl Config {
         let store_is_set = settings
             .iter()
             .any(|one| one.setting.flag == "store" && one.source != Source::Default);
-        if config.redis.is_none() && config.ack_replicas > 0 {
-            let line = "--ack-replicas has no effect without --redis-url: there are no replicas";
-            config.warnings.push(line.into());
-        }
         if config.redis.is_some() && store_is_set {
             let line = "--store is of an instance that runs alone; with a Redis it has no effect";
             config.warnings.push(line.into());

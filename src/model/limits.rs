@@ -222,8 +222,8 @@ const _: () = assert!(ENVELOPE_BYTES_MAX > (64 << 20) + METADATA_BYTES_MAX + 4 *
 const _: () = assert!(READ_ENTRIES_MAX < HELD_ITEMS_MAX && READ_BYTES_AIM < HELD_BYTES_MAX);
 const _: () = assert!(READ_RETRY_MS_MIN < READ_RETRY_MS_MAX);
 
-/// Bytes of what stands in a partition's order and waits for the shard, beyond which neither the
-/// subscriber nor the stream is read.
+/// Bytes of what stands in a partition's order and waits for the shard, beyond which the
+/// subscriber is not read.
 pub const READY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes that wait to be written to Redis, beyond which signals are dropped.
 pub const PASSING_BYTES_MAX: usize = 1024 * 1024;

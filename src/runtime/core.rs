@@ -470,7 +470,8 @@ impl Core {
     }
 }
 
-/// Sends of a sweep, behind which whoever else waits for this core may run: another instance, Redis.
+/// Sends of a sweep, behind which whoever else waits for this core may run: another instance,
+/// Redis.
 /// Without it each uses up its slice of time, sweep by sweep of a message each, while the others
 /// wait for it: three instances on one core had a third more P99. Alone on its core it costs a
 /// system call that returns at once.

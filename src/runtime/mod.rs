@@ -66,6 +66,9 @@ pub fn serve(config: &Config) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if config.redis.is_none() && config.ack_replicas > 0 {
+        tracing::warn!("--ack-replicas has no effect without --redis-url: there is no replica");
+    }
     match Instance::start(config).and_then(Instance::wait) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

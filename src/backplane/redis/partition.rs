@@ -16,8 +16,8 @@
 //! | `partition/rooms` | rooms that are followed: opening, order, losses, the past |
 //!
 //! What stands in the order waits in `ready` until [`Partition::drive`] lets it out, so that a
-//! shard that is pressed is not given more than its logs can hold; while too much is ready neither
-//! the subscriber nor, to mend a gap, the stream is read.
+//! shard that is pressed is not given more than its logs can hold; while too much is ready the
+//! subscriber is not read.
 //!
 //! Invariants: an outcome in `ready` is of the order; `rooms` has each room that the shard follows;
 //! `position` of an open room is that of the last `Deliver` put into `ready`.
@@ -82,7 +82,8 @@ pub struct Settings {
     pub log_bytes_max: usize,
     /// Bytes of deliveries handed to the shard in one turn.
     pub turn_bytes_max: usize,
-    /// Bytes of deliveries that wait for the shard, beyond which no more are read.
+    /// Bytes of deliveries that wait for the shard, beyond which the subscriber is not
+    /// read.
     pub ready_bytes_max: usize,
 }
 
@@ -413,7 +414,6 @@ impl<T: Origin> Partition<T> {
 
     /// Lets out what stands in the order, as much as a turn takes, and sends what was published.
     pub(in crate::backplane) fn drive(&mut self, moment: &mut Moment<'_>) {
-        let had_room = self.has_room();
         let mut bytes = 0;
         while bytes < self.settings.turn_bytes_max
             && let Some((size, outcome)) = self.ready.pop_front()
@@ -421,9 +421,6 @@ impl<T: Origin> Partition<T> {
             bytes += size;
             self.ready_bytes -= size;
             self.outcomes.push(outcome);
-        }
-        if !had_room && self.has_room() {
-            self.keep_up(moment);
         }
         self.hand_over();
         self.feed_spool(moment.ms);
@@ -540,7 +537,7 @@ impl<T: Origin> Partition<T> {
         self.degraded || self.order.is_repairing() || !self.keep.is_subscribed()
     }
 
-    /// Whether more of the order may be let in, by the channel or from the stream.
+    /// Whether more of the order may be let in.
     fn has_room(&self) -> bool {
         self.ready_bytes < self.settings.ready_bytes_max
     }

@@ -12,11 +12,11 @@
 //! ([`Publisher::withholding`](super::super::publisher::Publisher::withholding)).
 //!
 //! Too few replicas for long are a Redis that refuses: the breaker opens, what is published is held
-//! in the spool, and the probe that closes it ends with a WAIT too. Delivery waits for nothing: what
-//! a failover takes back may have been seen, and a new epoch tells so.
+//! in the spool, and the probe that closes it ends with a WAIT too. Delivery waits for nothing:
+//! what a failover takes back may have been seen, and a new epoch tells so.
 //!
-//! Invariants: without replicas to wait for nothing is withheld; while something is, a WAIT is under
-//! way, or comes with the next tick or probe. It is bounded by the calls in flight.
+//! Invariants: without replicas to wait for nothing is withheld; while something is, a WAIT is
+//! under way, or comes with the next tick or probe. It is bounded by the calls in flight.
 
 use super::Partition;
 use super::replies::Question;

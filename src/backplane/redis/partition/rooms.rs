@@ -103,9 +103,7 @@ impl<T: Origin> Partition<T> {
     /// Reads of the stream that are due.
     pub(super) fn ask_stream(&mut self, now_ms: u64) {
         let stream = self.names.stream.as_bytes();
-        if self.has_room()
-            && let Some(order::Read { after, count }) = self.order.poll_read(now_ms)
-        {
+        if let Some(order::Read { after, count }) = self.order.poll_read(now_ms) {
             let (from, count_text) = (format!("({after}"), count.to_string());
             let (from, count_text) = (from.as_bytes(), count_text.as_bytes());
             let out = self.commands.ask(now_ms, Question::Repair(count));

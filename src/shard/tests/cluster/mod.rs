@@ -29,7 +29,7 @@ use fastrand::Rng;
 
 use self::setup::Setup;
 use self::world::World;
-use super::number;
+use super::broken;
 
 /// Whether the run of a seed keeps every promise; if not, what it broke is printed.
 fn holds(seed: u64) -> bool {
@@ -46,13 +46,6 @@ fn holds(seed: u64) -> bool {
 
 #[test]
 fn a_cluster_keeps_every_promise_in_every_run() {
-    let (from, seeds) = match number("RINGCAST_SIM_SEED") {
-        Some(seed) => (seed, 1),
-        None => (
-            number("RINGCAST_SIM_FROM").unwrap_or(1),
-            number("RINGCAST_SIM_SEEDS").unwrap_or(300),
-        ),
-    };
-    let broken: Vec<_> = (from..from + seeds).filter(|&seed| !holds(seed)).collect();
+    let broken = broken(300, holds);
     assert!(broken.is_empty(), "seeds {broken:?} fail");
 }

@@ -126,7 +126,7 @@ impl Setup {
             log_bytes_max: one_of(rng, &[3_000, 8 << 20, 8 << 20, 8 << 20]),
             partition_log_bytes_max: one_of(rng, &[0, 2_000, 1 << 20]),
             turn_bytes_max: one_of(rng, &[500, 1 << 20]),
-            ready_bytes_max: one_of(rng, &[1_000, 8 << 20, 8 << 20]),
+            ready_bytes_max: 8 << 20,
             pubsub_output_max: one_of(rng, &[2_000, 32 << 20, 32 << 20]),
             spool_bytes_max: one_of(rng, &[2_000, 1 << 30, 1 << 30]),
             ack_replicas: one_of(rng, &[0, 0, 0, 1]),

@@ -16,8 +16,10 @@ use crate::shard::tests::client::Phase;
 use crate::shard::tests::wires::Wire;
 use crate::shard::{Arrival, Event};
 
-/// How far time goes in one go while it is calm.
-const CALM_STEP_MS: u64 = 100;
+/// How far time goes in one go while it is calm: as far as a shard that runs may be behind.
+const CALM_STEP_MS: u64 = 250;
+/// How long everything may take to come to rest.
+const REST_MS: u64 = 20_000;
 /// Steps without time passing until what is under way must have come.
 const ROUNDS: usize = 60;
 
@@ -62,7 +64,7 @@ impl World {
             self.step();
         }
         self.calm();
-        self.settle(20_000);
+        self.settle(REST_MS);
         self.check_rest();
         self.ledger.is_calm = true;
         self.check_members();
