@@ -30,8 +30,12 @@ mod http;
 mod ids;
 #[path = "server/limits.rs"]
 mod limits;
+#[path = "server/npm.rs"]
+mod npm;
 #[path = "server/order.rs"]
 mod order;
+#[path = "server/page.rs"]
+mod page;
 #[path = "server/personal.rs"]
 mod personal;
 #[path = "server/program.rs"]
