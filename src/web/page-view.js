@@ -11,7 +11,7 @@ export const page = {
   roundTripLong: byId('round-trip-long'), instance: byId('instance'), shard: byId('shard'),
   offset: byId('offset'), cameBack: byId('came-back'), unreadAll: byId('unread-all'),
   rooms: byId('rooms'), more: byId('more'), moreRoom: byId('more-room'),
-  moreSubmit: byId('more-submit'), hello: byId('hello'), join: byId('join'), name: byId('name'),
+  hello: byId('hello'), join: byId('join'), name: byId('name'),
   room: byId('room'), conversation: byId('conversation'), title: byId('title'), here: byId('here'),
   banner: byId('banner'), bannerText: byId('banner-text'), retry: byId('retry'),
   scroll: byId('scroll'), past: byId('past'), log: byId('log'), waiting: byId('waiting'),

@@ -56,10 +56,10 @@ function leaveRoom(name) {
 function open(name) {
   if (active) active.draft = page.text.value;
   active = name === null ? null : conversations.get(name);
+  document.body.dataset.view = active === null ? 'hello' : 'room';
   page.hello.hidden = active !== null;
   page.conversation.hidden = active === null;
   page.rename.hidden = active === null;
-  page.more.querySelectorAll('input, button').forEach((one) => { one.disabled = active === null; });
   view.closePanels();
   showRooms();
   view.showOffset(active?.room.position ?? null);

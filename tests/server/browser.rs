@@ -281,7 +281,9 @@ impl<'a> Window<'a> {
 
     pub(crate) fn open(&self, port: u16) {
         let url = format!("http://127.0.0.1:{port}/");
-        self.browser().open(&url);
+        // What one does in each of the tests needs no panel to be opened first.
+        self.browser().screen(1180, 760);
+        self.browser.open(&url);
     }
 
     /// From the first look at the page.

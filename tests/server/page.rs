@@ -183,6 +183,7 @@ fn no_barrier_is_found_in_any_shape_of_the_page() {
             "hello, {shape}"
         );
     }
+    first.browser().screen(1180, 760);
     second.open(server.port);
     first.join("lobby", "Ann");
     second.join("lobby", "Ben");

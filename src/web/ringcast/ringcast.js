@@ -356,6 +356,9 @@ export class Ringcast extends Emitter {
   connect() {
     if (this.state === 'closed') throw new RingcastError('closed', 'this client was closed');
     if (this.state !== 'idle' && this.state !== 'stopped') return;
+    if (!this.#webSocket()) {
+      throw new RingcastError('bad_frame', 'no WebSocket here: give one as the option WebSocket');
+    }
     this.#watch();
     this.#tries = 0;
     this.#open();
@@ -512,6 +515,8 @@ export class Ringcast extends Emitter {
     this._emit('state', { state, ...more });
   }
 
+  #webSocket() { return this.#options.WebSocket ?? globalThis.WebSocket; }
+
   async #token() {
     const { token } = this.#options;
     return typeof token === 'function' ? token() : token;
@@ -534,10 +539,7 @@ export class Ringcast extends Emitter {
 
   #dial(mine, token) {
     if (mine !== this.#connection || this.state !== 'connecting') return;
-    const WebSocket = this.#options.WebSocket ?? globalThis.WebSocket;
-    if (!WebSocket) {
-      throw new RingcastError('bad_frame', 'no WebSocket here: give one as the option WebSocket');
-    }
+    const WebSocket = this.#webSocket();
     const url = new URL(this.#url);
     if (this.#options.username) url.searchParams.set('username', this.#options.username);
     if (token) url.searchParams.set('token', token);
