@@ -7,7 +7,7 @@
 export const ITEMS_MAX = 1000;
 /** What is kept of a room while nobody reads further back. */
 const ITEMS_LIVE_MAX = 500;
-const PENDING_MAX = 200;
+const WAITING_MAX = 200;
 const PEOPLE_MAX = 2000;
 const TYPING_MS = 5000;
 
@@ -22,7 +22,9 @@ export class Conversation {
     this.count = 0;
     this.unread = 0;
     this.draft = '';
-    this.hasPast = null; // Whether there is more further back; null: nobody knows.
+    this.past = null; // Where to look further back, once that was begun.
+    this.isWhole = false; // Whether it was looked back to the beginning.
+    this.hadReset = false; // Offset 1 is not the beginning then.
   }
 
   /** One message of the room's order; what waited under its id does no more. */
@@ -50,8 +52,15 @@ export class Conversation {
   trim() {
     const surplus = Math.max(0, this.items.length - ITEMS_LIVE_MAX);
     this.items.splice(0, surplus);
-    if (surplus > 0) this.hasPast = this.hasPast === false ? true : this.hasPast;
+    if (surplus > 0) {
+      this.past = null;
+      this.isWhole = false;
+    }
     return surplus;
+  }
+
+  isFull() {
+    return this.items.length >= ITEMS_MAX;
   }
 
   /** Older messages, in front; those that are here already are passed by. */
@@ -69,13 +78,15 @@ export class Conversation {
     return this.items.find(({ kind }) => kind === 'message');
   }
 
+  /** Notes something of what waits; previews make place for others. False: there is no place. */
   wait(id, entry) {
-    if (this.waiting.size >= PENDING_MAX && !this.waiting.has(id)) {
-      const [others] = [...this.waiting].find(([, { own }]) => !own) ?? [];
-      if (others === undefined) return;
-      this.waiting.delete(others);
+    if (this.waiting.size >= WAITING_MAX && !this.waiting.has(id)) {
+      const [preview] = [...this.waiting].find(([, { own }]) => !own) ?? [];
+      if (preview === undefined) return false;
+      this.waiting.delete(preview);
     }
     this.waiting.set(id, { ...this.waiting.get(id), ...entry });
+    return true;
   }
 
   /** Previews of others belong to the connection that told of them. */
@@ -103,7 +114,7 @@ export class Conversation {
     }
   }
 
-  /** Names of those who type; the time at which that must be looked at again, if any. */
+  /** Names of those who type. */
   whoTypes(now) {
     for (const [id, { until }] of this.typing) if (until <= now) this.typing.delete(id);
     return Array.from(this.typing.values(), ({ name }) => name);

@@ -17,7 +17,7 @@ export const page = {
   scroll: byId('scroll'), past: byId('past'), log: byId('log'), waiting: byId('waiting'),
   toEnd: byId('to-end'), typing: byId('typing'), send: byId('send'), text: byId('text'),
   people: byId('people'), peopleMore: byId('people-more'), rename: byId('rename'),
-  newName: byId('new-name'), shade: byId('shade'), says: byId('says'),
+  newName: byId('new-name'), main: byId('main'), shade: byId('shade'), says: byId('says'),
 };
 
 const PEOPLE_SHOWN_MAX = 200;
@@ -43,7 +43,7 @@ function avatar(name) {
   return made;
 }
 
-const hour = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const hour = new Intl.DateTimeFormat(undefined, { hour: 'numeric', minute: '2-digit' });
 const day = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
 
 function timeOf(at) {
@@ -271,6 +271,7 @@ for (const side of ['rooms', 'people']) {
     document.body.dataset.panel = side;
     open.setAttribute('aria-expanded', 'true');
     page.shade.hidden = false;
+    page.main.inert = true;
     close.focus();
   });
   close.addEventListener('click', () => closePanels(true));
@@ -287,5 +288,6 @@ export function closePanels(withFocus = false) {
   delete document.body.dataset.panel;
   open.setAttribute('aria-expanded', 'false');
   page.shade.hidden = true;
+  page.main.inert = false;
   if (withFocus) open.focus();
 }

@@ -45,11 +45,11 @@ function joinRoom(name, since) {
 
 function leaveRoom(name) {
   const conversation = conversations.get(name);
-  conversation.room.leave();
-  for (const [id, { own }] of conversation.waiting) if (own) client.cancel(id);
+  conversation.room.leave(); // What was written there still goes out.
   conversations.delete(name);
   if (active === conversation) open([...conversations.keys()].at(-1) ?? null);
   else showRooms();
+  if (active) page.text.focus();
   save();
 }
 
@@ -101,19 +101,24 @@ async function askPeople(conversation) {
 
 // --- Messages ---------------------------------------------------------------------------------
 
+/** False if too much waits already. */
 function publish(conversation, text, id = uuid()) {
-  conversation.wait(id, { own: true, name: username, text, state: 'unsent', offset: undefined });
+  if (!conversation.wait(id, { own: true, name: username, text, state: 'unsent' })) return false;
   client.publish(conversation.name, text, { id }).then(
     ({ offset }) => {
-      conversation.wait(id, { offset });
+      if (conversation.waiting.has(id)) conversation.wait(id, { offset });
       dropStored(conversation);
     },
-    ({ code, message }) => {
-      if (code === 'cancelled' || code === 'closed') conversation.waiting.delete(id);
-      else conversation.wait(id, { state: 'failed', why: message });
+    ({ message }) => {
+      conversation.wait(id, { state: 'failed', why: message });
+      const isLeft = conversations.get(conversation.name) !== conversation;
+      if (isLeft && active) {
+        note(active, `What you wrote in ${conversation.name} was not stored: ${message}`, 'bad');
+      }
     },
   ).finally(() => showWaitingOf(conversation));
   showWaitingOf(conversation);
+  return true;
 }
 
 /** What is stored, and is not to come any more: it was in a part that was skipped. */
@@ -172,7 +177,7 @@ function showTyping() {
 async function loadPast() {
   const conversation = active;
   const first = conversation?.firstMessage();
-  if (loading || !hasHistory || !first || conversation.hasPast === false) return;
+  if (loading || !hasHistory || !first || isPastShown(conversation)) return;
   const query = conversation.past ?? { epoch: first.epoch, before: first.offset };
   loading = true;
   view.showPast('Looking further back');
@@ -189,19 +194,27 @@ async function loadPast() {
 }
 
 function tookPast(conversation, { epoch, previous_epoch: previous, messages }) {
-  const older = messages.map((one) => ({ epoch, ...one, own: client._isOwn(one) }));
+  const isOwn = ({ user_id }) => user_id === client.userId;
+  const older = messages.map((one) => ({ epoch, ...one, own: isOwn(one) }));
   const kept = conversation.addPast(older);
-  const isWhole = messages.length < PAST_LIMIT;
-  conversation.past = isWhole && previous ? { epoch: previous }
-    : { epoch, before: messages[0]?.offset };
-  if (kept.length < older.length || (isWhole && !previous)) conversation.hasPast = false;
+  const [oldest] = messages;
+  const isWhole = messages.length < PAST_LIMIT || oldest.offset === 1;
+  conversation.past = isWhole && previous ? { epoch: previous } : { epoch, before: oldest?.offset };
+  conversation.isWhole = isWhole && !previous;
   if (conversation === active) view.prependItems(conversation, kept);
 }
 
+/** Whether there is nothing further back, or no room for it; as far as is known. */
+function isPastShown(conversation) {
+  const first = conversation.firstMessage();
+  return conversation.isWhole || conversation.isFull()
+    || (first?.offset === 1 && conversation.past === null && !conversation.hadReset);
+}
+
 function showPast() {
-  const first = active?.firstMessage();
-  const isWhole = first && (active.hasPast === false || (first.offset === 1 && !active.past));
-  view.showPast(isWhole ? 'Here the conversation begins' : '');
+  if (!active?.firstMessage() || !isPastShown(active)) return view.showPast('');
+  const isFull = active.isFull() && !active.isWhole;
+  view.showPast(isFull ? 'This page looks no further back' : 'Here the conversation begins');
 }
 
 // --- What the server says -----------------------------------------------------------------------
@@ -241,8 +254,9 @@ onRoom('joined', (conversation, { recovered, members }) => {
 });
 
 onRoom('reset', (conversation) => {
+  conversation.hadReset = true;
   dropStored(conversation);
-  note(conversation, 'Some messages may be missing here: they can not be had again', 'warn');
+  note(conversation, 'Some messages may be missing here: they cannot be had again', 'warn');
 });
 
 onRoom('gap', (conversation, { from, to }) => {
@@ -323,7 +337,7 @@ function showConnection() {
   clearTimeout(bannerTimer);
   if (client.state === 'open' && client.degraded) {
     view.showState('degraded', 'Degraded');
-    view.showBanner('warn', 'This server can not reach its Redis. What you write is kept, shown '
+    view.showBanner('warn', 'This server cannot reach its Redis. What you write is kept, shown '
       + 'here as held, and stored as soon as it can.');
   } else if (client.state === 'open') {
     view.showState('on', 'Connected');
@@ -395,7 +409,9 @@ page.send.addEventListener('submit', (event) => {
   event.preventDefault();
   const text = page.text.value;
   if (text.trim() === '' || !active || active.refused) return;
-  publish(active, text);
+  if (!publish(active, text)) {
+    return note(active, 'Too much waits to be stored; this one is still in the field', 'warn');
+  }
   active.room.signal({ typing: false });
   lastTyped = 0;
   page.text.value = '';
@@ -422,7 +438,8 @@ page.text.addEventListener('input', () => {
 /** The field is as high as its text, up to what the style allows. */
 function grow() {
   page.text.style.height = 'auto';
-  page.text.style.height = `${page.text.scrollHeight}px`;
+  const border = page.text.offsetHeight - page.text.clientHeight;
+  page.text.style.height = `${page.text.scrollHeight + border}px`;
 }
 
 page.retry.addEventListener('click', () => {

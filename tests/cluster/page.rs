@@ -66,6 +66,7 @@ fn three_tabs_on_three_instances_miss_nothing() {
     said.push(("ann", "while b was away"));
     tabs[2].await_messages(&said);
     tabs[1].await_text("#banner", "What you write is kept");
+    tabs[1].browser().picture("away");
     proxies[1].switch(servers[1].port);
     tabs[1].await_state("on");
     said.push(("bob", "kept"));
@@ -83,6 +84,7 @@ fn three_tabs_on_three_instances_miss_nothing() {
     tabs[1].await_waiting(&held);
     tabs[2].await_waiting(&held);
     tabs[0].await_waiting(&[]);
+    tabs[2].browser().picture("degraded");
     redis.up();
     tabs.iter().for_each(|tab| tab.await_state("on"));
     said.push(("bob", "held"));

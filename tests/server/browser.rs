@@ -164,10 +164,13 @@ impl Browser {
         self.devtools("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
-    /// What the system prefers: `light` or `dark`.
-    pub(crate) fn scheme(&self, scheme: &str) {
-        let features = json!({"features":[{"name":"prefers-color-scheme","value":scheme}]});
-        self.devtools("Emulation.setEmulatedMedia", &features);
+    /// What the system prefers: `light` or `dark`, and nothing that moves.
+    pub(crate) fn prefer(&self, scheme: &str) {
+        let features = json!([
+            {"name":"prefers-color-scheme","value":scheme},
+            {"name":"prefers-reduced-motion","value":"reduce"},
+        ]);
+        self.devtools("Emulation.setEmulatedMedia", &json!({"features":features}));
     }
 
     fn devtools(&self, command: &str, parameters: &Value) {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::browser::{Browser, ENTER, Window};
 use super::npm;
-use super::support::{Server, eventually};
+use super::support::{Client, Server, eventually};
 
 const MARKUP: &str =
     "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>";
@@ -138,6 +138,105 @@ fn rooms_are_joined_switched_and_left_by_keyboard_and_unread_ones_are_told() {
     assert_eq!(server.metric("errors_total"), 0);
 }
 
+/// The page asks for what was said before only when one scrolls there, and only as long as the
+/// server has such. The server's part in it is played in the page, so that all answers can be had.
+#[test]
+fn the_past_is_looked_at_by_scrolling_and_the_list_has_a_bound() {
+    let Some(browser) = browser() else { return };
+    let server = Server::start(&[]);
+    let mut client = Client::new(&server);
+    client.join("lobby");
+    client.publish_all("lobby", 0..200, |n| json!(format!("number {}", n + 1)));
+    let window = Window::first(&browser);
+    window.open(server.port);
+    window.browser().run(
+        "window.asked = [];
+         window.fetch = async (url) => {
+           asked.push(url.pathname + url.search);
+           if (asked.length === 1) throw new TypeError('no connection');
+           const before = Number(url.searchParams.get('before'));
+           const messages = Array.from({ length: 50 }, (_, n) => before - 50 + n).map((offset) => ({
+             room: 'lobby', offset, id: `id-${offset}`, user_id: 'u', username: 'old',
+             payload: `number ${offset}`, sent_at: '2026-01-01T00:00:00.000Z' }));
+           return Response.json({ epoch: url.searchParams.get('epoch'), messages });
+         }",
+    );
+    window.join("lobby", "ann");
+    let shown = || -> Vec<String> {
+        let messages = window.messages().into_iter();
+        messages.map(|(_, what)| what).collect()
+    };
+    let numbers =
+        |from: u64| -> Vec<String> { (from..=200).map(|n| format!("number {n}")).collect() };
+    eventually("what was said last", || {
+        (shown() == numbers(151)).then_some(())
+    });
+    assert_eq!(
+        window.browser().run("return asked.length"),
+        0,
+        "nobody has scrolled"
+    );
+    let scroll = "const at = document.getElementById('scroll');
+                  at.dispatchEvent(new Event('wheel'));
+                  at.scrollTop = at.scrollTop > 50 ? 0 : 60";
+    eventually("all that was said before", || {
+        window.browser().run(scroll);
+        (shown() == numbers(1)).then_some(())
+    });
+    // The first question failed; another scroll asked again.
+    let asked = window
+        .browser()
+        .run("return asked.map((path) => path.split('epoch=')[1])");
+    let asked: Vec<String> = serde_json::from_value(asked).unwrap();
+    let before = asked.iter().map(|path| path.split_once('&').unwrap().1);
+    let wanted = [151, 151, 101, 51].map(|before| format!("before={before}&limit=50"));
+    assert_eq!(before.collect::<Vec<_>>(), wanted);
+    window.await_text("#past", "Here the conversation begins");
+
+    // Many messages: the list keeps the last ones, and fewer when one is back at their end.
+    let count = "return document.getElementById('log').childElementCount";
+    client.publish_all("lobby", 200..1_400, |n| json!(n));
+    eventually("the list to be full", || {
+        let last = shown().last().cloned();
+        (last.as_deref() == Some("1399")).then_some(())
+    });
+    assert_eq!(window.browser().run(count), 1_000);
+    window
+        .browser()
+        .run("document.getElementById('to-end').click()");
+    client.publish("lobby", json!("the end"));
+    eventually("the end", || (shown().last()? == "the end").then_some(()));
+    assert_eq!(window.browser().run(count), 500);
+    expect_no_complaints(&window);
+
+    // A server that keeps none is asked once.
+    window
+        .browser()
+        .run("window.fetch = async () => (asked.push(''), new Response('', { status: 404 }))");
+    window
+        .browser()
+        .type_into("more-room", &format!("empty{ENTER}"));
+    client.publish_all("empty", 0..100, |n| json!(n));
+    eventually("the other room", || (shown().last()? == "99").then_some(()));
+    window
+        .browser()
+        .run("document.querySelector('.leave[aria-label=\"Leave empty\"]').click()");
+    window
+        .browser()
+        .type_into("more-room", &format!("empty{ENTER}"));
+    eventually("the last of the other room", || {
+        (shown().len() == 50).then_some(())
+    });
+    eventually("the page to ask", || {
+        window.browser().run(scroll);
+        (window.browser().run("return asked.length") == 5).then_some(())
+    });
+    for _ in 0..10 {
+        window.browser().run(scroll);
+    }
+    assert_eq!(window.browser().run("return asked.length"), 5);
+}
+
 /// What axe-core finds that is serious or worse, on the whole page as it is.
 fn barriers(window: &Window<'_>, axe: &str) -> Vec<String> {
     let browser = window.browser();
@@ -205,7 +304,7 @@ fn no_barrier_is_found_in_any_shape_of_the_page() {
     for scheme in ["light", "dark"] {
         for (shape, width, height) in [("wide", 1180, 760), ("narrow", 390, 780)] {
             let browser = first.browser();
-            browser.scheme(scheme);
+            browser.prefer(scheme);
             browser.screen(width, height);
             let name = format!("{shape}-{scheme}");
             browser.picture(&name);

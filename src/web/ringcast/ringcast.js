@@ -157,7 +157,7 @@ export class Room extends Emitter {
   }
 
   leave() {
-    if (this.state === 'left') return;
+    if (this.state === 'left' || this.state === 'refused') return;
     this._end('left', new RingcastError('left', 'the room was left'));
     this.#client._forget(this);
   }
