@@ -165,6 +165,20 @@ mod tests {
     }
 
     #[test]
+    fn the_package_bears_the_program_s_version_and_licence() {
+        let package = include_str!("ringcast/package.json");
+        for (member, value) in [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("license", env!("CARGO_PKG_LICENSE")),
+        ] {
+            assert!(
+                package.contains(&format!("\"{member}\": \"{value}\"")),
+                "{member}"
+            );
+        }
+    }
+
+    #[test]
     fn tags_are_of_the_content() {
         let tags: BTreeSet<_> = ASSETS.iter().map(Asset::etag).collect();
         assert_eq!(tags.len(), ASSETS.len());
