@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::support::all;
-
 /// The folder of the sources.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/web/ringcast");
 const PACKAGE_JSON: &str = include_str!("../../src/web/ringcast/package.json");
@@ -128,12 +126,8 @@ fn the_client_keeps_its_promises_with_a_real_server() {
     expect_passed(&succeeds(node.current_dir(dir)), 6);
 }
 
-/// In the long set: the compiler is a large download.
 #[test]
 fn the_types_fit_their_use() {
-    if !all() {
-        return eprintln!("skipped: one of the long ones");
-    }
     let dir = match installed() {
         Ok(dir) => dir,
         Err(why) => return eprintln!("skipped: {why}"),
