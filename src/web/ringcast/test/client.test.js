@@ -1,6 +1,7 @@
 // What the client does, against a server by script and a clock by hand: nothing here waits.
 
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import { test } from 'node:test';
 import { Ringcast, RingcastError, uuid } from '../ringcast.js';
 import { World, outcome, settle } from './fake.js';
@@ -560,4 +561,12 @@ test('history is asked of the same host, and null where there is none', async ()
     ['http://a/api/rooms/r/messages?epoch=e1&before=5&limit=2', 'Bearer tok'],
     ['http://a/api/rooms/a%2Fb%20%C3%BC/messages?epoch=e1', 'Bearer tok'],
   ]);
+});
+
+test('the package exports what its types say', async () => {
+  const exported = Object.keys(await import('ringcast')).sort();
+  const types = await readFile(new URL('../ringcast.d.ts', import.meta.url), 'utf8');
+  const declared = [...types.matchAll(/^export (?:const|function|class) (\w+)/gm)];
+  assert.deepEqual(declared.map(([, name]) => name).sort(), exported);
+  assert.ok(exported.includes('connect'));
 });
