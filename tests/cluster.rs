@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ledger` | the faults under load, each with a verdict over all that was acked and received |
 //! | `rooms` | what two instances do together when all is well |
+//! | `page` | tabs on several instances |
 //! | `away` | what one sees while Redis is away, and after |
 //! | `refusals` | a Redis that refuses: passwords, rights, replicas, no memory |
 //! | `names` | what stands in Redis, foreign writers, trimming, INSTANCE_ID |
@@ -21,6 +22,9 @@
 
 #[path = "cluster/away.rs"]
 mod away;
+#[path = "server/browser.rs"]
+#[allow(dead_code, reason = "the tests of one server use the rest of it")]
+mod browser;
 #[path = "cluster/instances.rs"]
 mod instances;
 #[path = "cluster/ledger.rs"]
@@ -30,6 +34,8 @@ mod names;
 #[path = "server/namespace.rs"]
 #[allow(dead_code, reason = "the tests of one server use the rest of it")]
 mod namespace;
+#[path = "cluster/page.rs"]
+mod page;
 #[path = "cluster/proxy.rs"]
 mod proxy;
 #[path = "cluster/redis.rs"]

@@ -39,6 +39,8 @@ need python3 python3
 need redis-server redis-server
 want "the test of the page in a browser" chromium chromium
 want "the test of the page in a browser" chromedriver chromium-driver
+want "the tests of the browser client" node nodejs
+want "the tests of the browser client" npm npm
 want "the test of peers that vanish" ip iproute2
 want "the test of peers that vanish" unshare util-linux
 [ "$all" = 0 ] || want "the test of packets that are lost" iptables iptables

@@ -32,8 +32,12 @@ mod ids;
 mod limits;
 #[path = "server/namespace.rs"]
 mod namespace;
+#[path = "server/npm.rs"]
+mod npm;
 #[path = "server/order.rs"]
 mod order;
+#[path = "server/page.rs"]
+mod page;
 #[path = "server/personal.rs"]
 mod personal;
 #[path = "server/program.rs"]

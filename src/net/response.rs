@@ -19,6 +19,21 @@ pub fn build(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[
         reason(status),
         body.len(),
     );
+    push_headers(&mut head, headers);
+    let mut answer = head.into_bytes();
+    answer.extend_from_slice(body);
+    answer
+}
+
+/// That what the client has is still good (RFC 9110, 15.4.5): no body, and nothing said of one.
+pub fn not_modified(headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut head = "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n".to_owned();
+    push_headers(&mut head, headers);
+    head.into_bytes()
+}
+
+/// Further headers, and the empty line that ends a head.
+fn push_headers(head: &mut String, headers: &[(&str, &str)]) {
     for (name, value) in headers {
         assert!(
             !name.contains(['\r', '\n', ':']) && !value.contains(['\r', '\n']),
@@ -27,9 +42,6 @@ pub fn build(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[
         head.extend([name, ": ", value, "\r\n"]);
     }
     head.push_str("\r\n");
-    let mut answer = head.into_bytes();
-    answer.extend_from_slice(body);
-    answer
 }
 
 /// An error: `{"error":{"code":…,"message":…}}` (PROTOCOL 2).
@@ -98,6 +110,15 @@ mod tests {
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
              Content-Length: 58\r\nConnection: close\r\nRetry-After: 1\r\n\r\n\
              {\"error\":{\"code\":\"unavailable\",\"message\":\"say \\\"again\\\"\"}}"
+        );
+    }
+
+    #[test]
+    fn a_304_says_nothing_of_a_body() {
+        let answer = not_modified(&[("ETag", "\"1\"")]);
+        assert_eq!(
+            String::from_utf8(answer).unwrap(),
+            "HTTP/1.1 304 Not Modified\r\nConnection: close\r\nETag: \"1\"\r\n\r\n"
         );
     }
 

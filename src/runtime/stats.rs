@@ -88,11 +88,8 @@ impl Stats {
     /// The whole HTTP answer to a page that was asked for.
     pub(super) fn answer(&self, page: Page) -> Vec<u8> {
         match page {
-            Page::File(path) => match web::asset(path) {
-                Some(asset) => {
-                    let body = asset.body.as_bytes();
-                    response::build(200, asset.content_type, web::HEADERS, body)
-                }
+            Page::File { path, known } => match web::asset(path) {
+                Some(asset) => file(asset, known.as_deref()),
                 None => response::error(404, "not_found", "there is nothing here", &[]),
             },
             Page::Health => response::build(200, response::JSON, &[], self.health().as_bytes()),
@@ -195,4 +192,18 @@ impl Stats {
             ..Snapshot::default()
         }
     }
+}
+
+/// A file of the page, or that what the client has of it is still good.
+fn file(asset: &web::Asset, known: Option<&str>) -> Vec<u8> {
+    let etag = asset.etag();
+    let headers: Vec<_> = web::HEADERS
+        .iter()
+        .copied()
+        .chain([("ETag", etag.as_str())])
+        .collect();
+    if known.is_some_and(|known| web::is_known(known, &etag)) {
+        return response::not_modified(&headers);
+    }
+    response::build(200, asset.content_type, &headers, asset.body.as_bytes())
 }

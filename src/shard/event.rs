@@ -79,10 +79,15 @@ pub enum Effect {
 }
 
 /// What HTTP can ask of the instance, beyond the upgrades.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// A file of the web page, by its path.
-    File(&'static str),
+    /// A file of the web page.
+    File {
+        /// Its path.
+        path: &'static str,
+        /// What the client has of it: the value of its `If-None-Match`.
+        known: Option<Box<str>>,
+    },
     /// `GET /health`
     Health,
     /// `GET /ready`

@@ -11,6 +11,16 @@ use crate::protocol::event;
 
 use super::event::ConnId;
 
+/// The files of the web page.
+const FILES: [&str; 6] = [
+    "/",
+    "/page.css",
+    "/page.js",
+    "/page-rooms.js",
+    "/page-view.js",
+    "/ringcast.js",
+];
+
 /// What a head leads to.
 enum Route {
     Echo(Vec<u8>),
@@ -253,11 +263,18 @@ fn route_kick(head: &Head<'_>, user: &str, is_local: bool) -> Route {
     }
 }
 
+/// One of [`FILES`].
+fn file(head: &Head<'_>, path: &str) -> Page {
+    let path = FILES.into_iter().find(|file| *file == path);
+    Page::File {
+        path: path.unwrap_or("/"),
+        known: head.header("if-none-match").map(Into::into),
+    }
+}
+
 fn route_page(head: &Head<'_>, path: &str) -> Route {
     let page = match path {
-        "/" => Page::File("/"),
-        "/page.js" => Page::File("/page.js"),
-        "/page.css" => Page::File("/page.css"),
+        _ if FILES.contains(&path) => file(head, path),
         "/health" => Page::Health,
         "/ready" => Page::Ready,
         "/metrics" => Page::Metrics,

@@ -92,8 +92,13 @@ impl Proxy {
 
     /// New connections go there, and those that are open end.
     pub(crate) fn switch(&self, target: u16) {
-        self.ways.target.store(target, SeqCst);
+        self.lead_to(target);
         self.cut();
+    }
+
+    /// New connections go there; those that are open stay.
+    pub(crate) fn lead_to(&self, target: u16) {
+        self.ways.target.store(target, SeqCst);
     }
 
     /// Ends all connections.

@@ -108,13 +108,33 @@ fn a_head_may_come_byte_by_byte() {
     assert_eq!(Answer::read(&mut socket).json()["status"], "ok");
 }
 
+/// Who has a file asks whether it is still good, and gets it only if it is not.
+fn is_revalidated(server: &Server, path: &str, answer: &Answer) {
+    assert!(answer.head.contains("cache-control: no-cache"));
+    let etag = answer
+        .head
+        .lines()
+        .find_map(|line| line.strip_prefix("etag: "));
+    for (known, status) in [(etag.unwrap(), 304), ("\"other\"", 200)] {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\nIf-None-Match: {known}\r\n\r\n");
+        let again = server.http(head.as_bytes());
+        assert_eq!(again.status, status, "{path} {known}");
+        assert!(again.head.contains("content-security-policy: "));
+        assert_eq!(again.head.contains("content-length"), status == 200);
+        assert_eq!(again.body.is_empty(), status == 304, "{path} {known}");
+    }
+}
+
 #[test]
 fn pages() {
     let server = Server::start(&[]);
     for (path, kind, word) in [
         ("/", "text/html", "<title>"),
         ("/?room=a", "text/html", "<title>"),
-        ("/page.js", "text/javascript", "WebSocket"),
+        ("/page.js", "text/javascript", "Ringcast"),
+        ("/page-rooms.js", "text/javascript", "Conversation"),
+        ("/page-view.js", "text/javascript", "textContent"),
+        ("/ringcast.js", "text/javascript", "WebSocket"),
         ("/page.css", "text/css", "{"),
     ] {
         let answer = server.get(path);
@@ -126,6 +146,7 @@ fn pages() {
         assert!(answer.body.contains(word), "{path}");
         let length = format!("content-length: {}", answer.body.len());
         assert!(answer.head.contains(&length), "{path}: {}", answer.head);
+        is_revalidated(&server, path, &answer);
     }
     assert_eq!(server.get("/ready").status, 200);
     let health = server.get("/health");
