@@ -21,6 +21,7 @@
 #[path = "cluster/away.rs"]
 mod away;
 #[path = "cluster/instances.rs"]
+#[allow(dead_code, reason = "the tests of nginx use the rest of it")]
 mod instances;
 #[path = "cluster/ledger.rs"]
 mod ledger;
