@@ -23,43 +23,13 @@ load=${2:-$here/../target/release/loadtest}
 export BALANCE="${BALANCE:-least_conn}"
 PATH=$PATH:/usr/sbin
 
-if [ "$(id -u)" = 0 ] && [ -z "${CLUSTER_NAMESPACE:-}" ] && unshare -n true 2>/dev/null; then
-    export CLUSTER_NAMESPACE=1
-    exec unshare -n sh -c 'ip link set lo up && exec sh "$0" "$@"' "$0" "$@"
-fi
-
-folder=$(mktemp -d)
+. "$here/common.sh"
+own_namespace "$0" "$@"
+begin
 chmod 755 "$folder" # nginx has workers of another user
-pids=
-stop_all() {
-    for pid in $pids; do
-        kill "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-    done
-    pids=
-}
-trap 'stop_all; rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-
-await() { # NAME COMMAND…: until it succeeds
-    name=$1
-    shift
-    for _ in $(seq 100); do
-        if "$@" >/dev/null 2>&1; then
-            return
-        fi
-        sleep 0.1
-    done
-    echo "$name does not answer:" >&2
-    tail -n 20 "$folder/$name.log" >&2
-    exit 2
-}
 
 redis=127.0.0.1:$PORT
-taskset -c "$CLUSTER_CORES" redis-server --port "$PORT" --dir "$folder" --save '' \
-    --appendonly yes --appendfsync everysec >"$folder/redis.log" 2>&1 &
-pids=$!
-await redis redis-cli -p "$PORT" ping
+start_redis "$CLUSTER_CORES" "$PORT"
 
 start() { # NUMBER: the instance of that number; its process is in pid_NUMBER
     # shellcheck disable=SC2086
@@ -71,12 +41,13 @@ start() { # NUMBER: the instance of that number; its process is in pid_NUMBER
     await "server$1" "$server" health --port $((PORT + $1))
 }
 
-all= to=
+all=
 for i in $(seq "$INSTANCES"); do
     start "$i"
     all="$all 127.0.0.1:$((PORT + i))"
 done
-to=$(echo $all | tr ' ' ',')
+# shellcheck disable=SC2086
+to=$(joined $all)
 
 front=127.0.0.1:$((PORT + INSTANCES + 1))
 # shellcheck disable=SC2086
@@ -128,6 +99,7 @@ rolling() { # The ledger runs while all instances restart, one after the other.
         # shellcheck disable=SC2154
         kill "$pid"
         wait "$pid" || { failed=1; echo "server-$i did not drain: $?" >&2; }
+        forget "$pid"
         start "$i"
     done
     sleep "$SECONDS_EACH"
@@ -136,6 +108,7 @@ rolling() { # The ledger runs while all instances restart, one after the other.
         failed=1
         tail -n 3 "$folder/err" "$folder/out" >&2
     fi
+    forget "$ledger"
 }
 
 for way in "$to" "$front"; do
