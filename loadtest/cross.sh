@@ -19,48 +19,12 @@ load=${2:-$(dirname "$0")/../target/release/loadtest}
 : "${SERVER_CORES:=0}" "${REDIS_CORES:=0}" "${LOAD_CORES:=1}"
 : "${SERVER_FLAGS:=--shards 1 --pin-cores off}"
 
-if [ "$(id -u)" = 0 ] && [ -z "${CROSS_NAMESPACE:-}" ] && unshare -n true 2>/dev/null; then
-    export CROSS_NAMESPACE=1
-    exec unshare -n sh -c 'ip link set lo up && exec sh "$0" "$@"' "$0" "$@"
-fi
-
-folder=$(mktemp -d)
-pids=
-stop_all() {
-    for pid in $pids; do
-        kill "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-    done
-    pids=
-}
-trap 'stop_all; rm -rf "$folder"' EXIT
-trap 'exit 130' INT TERM
-
-await() { # NAME COMMAND…: until it succeeds
-    name=$1
-    shift
-    for _ in $(seq 100); do
-        if "$@" >/dev/null 2>&1; then
-            return
-        fi
-        sleep 0.1
-    done
-    echo "$name does not answer:" >&2
-    tail -n 20 "$folder/$name.log" >&2
-    exit 2
-}
+. "$(dirname "$0")/common.sh"
+own_namespace "$0" "$@"
+begin
 
 redis=127.0.0.1:$PORT
-taskset -c "$REDIS_CORES" redis-server --port "$PORT" --dir "$folder" --save '' \
-    --appendonly yes --appendfsync everysec >"$folder/redis.log" 2>&1 &
-redis_pid=$!
-pids=$redis_pid
-await redis redis-cli -p "$PORT" ping
-
-# The list of what follows, with commas.
-joined() {
-    echo "$*" | tr ' ' ','
-}
+start_redis "$REDIS_CORES" "$PORT"
 
 server_to= server_pids= relay_to= relay_pids=
 for i in $(seq "$INSTANCES"); do

@@ -49,7 +49,7 @@ pub(crate) struct Common {
     /// New connections a second; 0: as fast as it goes.
     #[arg(long, global = true, default_value_t = 0)]
     pub(crate) connect_rate: u64,
-    /// Addresses to connect from, in turn.
+    /// Addresses to connect from, dealt out over the connections.
     #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) source_ips: Vec<IpAddr>,
     /// Stay on this core.
@@ -313,7 +313,8 @@ pub(crate) struct Ledger {
     /// The ledger: a line `room offset id n` for each ack.
     #[arg(long, required_unless_present = "to")]
     pub(crate) file: Option<PathBuf>,
-    /// Several instances: HOST:PORT each. Each of --clients is member and publisher of a room.
+    /// Several instances: HOST:PORT each, or a proxy before them. Each of --clients is member and
+    /// publisher of a room.
     #[arg(long, value_delimiter = ',')]
     pub(crate) to: Vec<String>,
     /// Dealt out over rooms and instances in turn.
@@ -322,6 +323,9 @@ pub(crate) struct Ledger {
     /// Stop after so many publishes in all, in place of --seconds.
     #[arg(long, requires = "to")]
     pub(crate) messages: Option<u64>,
+    /// Publish until this file is there, in place of --seconds.
+    #[arg(long, requires = "to", conflicts_with = "messages")]
+    pub(crate) until: Option<PathBuf>,
     /// Seconds without an ack after which a client tries another instance.
     #[arg(long, default_value_t = 30.0, requires = "to")]
     pub(crate) patience: f64,

@@ -16,10 +16,8 @@ load=${2:-$(dirname "$0")/../target/release/loadtest}
 : "${SERVER_CORE:=0}" "${LOAD_CORE:=1}"
 : "${SERVER_FLAGS:=--store memory --shards 1 --rate-limit 0 --rate-limit-bytes 0 --rate-limit-address 0}"
 
-if [ "$(id -u)" = 0 ] && [ -z "${PEERS_NAMESPACE:-}" ] && unshare -n true 2>/dev/null; then
-    export PEERS_NAMESPACE=1
-    exec unshare -n sh -c 'ip link set lo up && exec sh "$0" "$@"' "$0" "$@"
-fi
+. "$(dirname "$0")/common.sh"
+own_namespace "$0" "$@"
 
 folder=$(mktemp -d)
 pid=

@@ -35,7 +35,7 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// Of its WebSocket.
     pub(crate) path: String,
-    /// Taken in turn; none: the system's choice.
+    /// Dealt out over the connections, each of which keeps its own; none: the system's choice.
     pub(crate) sources: Vec<IpAddr>,
 }
 
@@ -105,7 +105,6 @@ pub(crate) struct Swarm {
     targets: Vec<Target>,
     slots: Vec<Slot>,
     connecting: usize,
-    connected: usize,
     refused: Vec<usize>,
     buffer: Vec<u8>,
     events: Vec<epoll::Event>,
@@ -141,7 +140,6 @@ impl Swarm {
             targets,
             slots: Vec::new(),
             connecting: 0,
-            connected: 0,
             refused: Vec::new(),
             buffer: vec![0; BUFFER_BYTES],
             events: Vec::with_capacity(EVENTS_MAX),
@@ -198,7 +196,7 @@ impl Swarm {
         if self.slots.len() <= id {
             self.slots.resize_with(id + 1, Slot::default);
         }
-        let socket = match self.new_socket(&target) {
+        let socket = match self.new_socket(id, &target) {
             // Nobody listens: told with the next turn, as if it had taken a while.
             Err(Errno::CONNREFUSED | Errno::CONNRESET) => {
                 self.slots[id] = Slot::default();
@@ -231,12 +229,11 @@ impl Swarm {
             slot.client.out.raw(&request);
         }
         self.connecting += 1;
-        self.connected += 1;
         self.slots[id] = slot;
         Ok(())
     }
 
-    fn new_socket(&self, target: &Target) -> Result<OwnedFd, Errno> {
+    fn new_socket(&self, id: usize, target: &Target) -> Result<OwnedFd, Errno> {
         let family = match target.address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
@@ -248,7 +245,7 @@ impl Swarm {
             sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
         }
         if !target.sources.is_empty() {
-            let source = target.sources[self.connected % target.sources.len()];
+            let source = target.sources[id % target.sources.len()];
             net::bind(&socket, &SocketAddr::new(source, 0))?;
         }
         match net::connect(&socket, &target.address) {

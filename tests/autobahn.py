@@ -6,7 +6,8 @@
 Every case must be well behaved. With a cap on the fragments of a message (FRAGMENTS_MAX above 0) a
 case may fail instead, but only if it sent more than so many frames and was closed with 1008; and at
 least one must have been, or the cap was not in force. With FULL_REPORT_DIR, every case that ran
-there must have run here too: a server that died halfway proves nothing. Ends with a line as cargo's tests have it.
+there must have run here too: a server that died halfway proves nothing; and without a cap it must
+have ended in the same way. Ends with a line as cargo's tests have it.
 """
 import json
 import os
@@ -27,6 +28,13 @@ def cases_of(directory):
     with open(os.path.join(directory, "index.json"), encoding="utf-8") as file:
         (cases,) = json.load(file).values()
     return cases
+
+
+def others(cases, full):
+    """Cases that ended otherwise than in the full report."""
+    ends = ("behavior", "behaviorClose")
+    return [name for name in cases if name in full
+            and any(cases[name][end] != full[name][end] for end in ends)]
 
 
 def main():
@@ -50,6 +58,10 @@ def main():
         if missing:
             print("autobahn: did not run: " + ", ".join(missing))
         failed.extend(missing)
+        for name in others(cases, cases_of(sys.argv[3])) if cap == 0 else []:
+            print("autobahn %s: not as without" % name)
+            if name not in failed:
+                failed.append(name)
     if not passed:
         print("autobahn: no case passed")
         failed.append("none")

@@ -26,6 +26,7 @@ mod away;
 #[allow(dead_code, reason = "the tests of one server use the rest of it")]
 mod browser;
 #[path = "cluster/instances.rs"]
+#[allow(dead_code, reason = "the tests of nginx use the rest of it")]
 mod instances;
 #[path = "cluster/ledger.rs"]
 mod ledger;

@@ -37,6 +37,10 @@ want() { has "${@:2}" || echo "== $2 is missing: $1 will be skipped (install ${*
 need cc gcc libc6-dev
 need python3 python3
 need redis-server redis-server
+# Where it is not everybody's PATH leads.
+PATH=$PATH:/usr/sbin
+need nginx nginx
+need curl curl
 want "the test of the page in a browser" chromium chromium
 want "the test of the page in a browser" chromedriver chromium-driver
 want "the tests of the browser client" node nodejs
@@ -80,15 +84,20 @@ suite "unit and integration tests, benches once" \
 suite "examples in the documentation" cargo test --workspace --doc --no-fail-fast
 
 # The same server where io_uring is refused. tidy and fuzz are about the sources, not the kernel;
-# of the cluster's faults, which are Redis's, some are enough.
+# of the cluster's faults, which are Redis's or nginx's, some are enough.
 targets=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  case $name in tidy | fuzz | cluster) ;; *) targets+=(--test "$name") ;; esac
+  case $name in tidy | fuzz | cluster | nginx | operations) ;; *) targets+=(--test "$name") ;; esac
 done
 if [ ${#targets[@]} -gt 0 ]; then
   suite "integration tests without io_uring" \
     env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --no-fail-fast "${targets[@]}"
+fi
+if [ -e tests/nginx.rs ]; then
+  suite "instances behind nginx without io_uring" \
+    env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --test nginx -- \
+    rolling::all_instances rolling::an_instance
 fi
 if [ -e tests/cluster.rs ]; then
   suite "a cluster without io_uring" \
@@ -128,6 +137,7 @@ if [ "$all" = 1 ]; then
   if [ -e tests/fuzz.rs ]; then
     suite "fuzzers, 20 s a target" env RINGCAST_FUZZ_SECONDS=20 cargo test --release --test fuzz
   fi
+  suite "2,000 clients behind nginx" cargo test --release --test nginx rolling::
   harness=../shared/autobahn/run.sh
   if [ -x "$harness" ]; then
     server=${CARGO_TARGET_DIR:-target}/release/ringcast

@@ -39,8 +39,8 @@ struct Seat {
     instance: usize,
     ready: bool,
     since: Option<u64>,
-    /// What the server's `going_away` said.
-    reconnect_in_ms: Option<u64>,
+    /// When it is to come back, by the server's `going_away`.
+    reconnect_at: Option<u64>,
 }
 
 /// What clients were told besides messages, with counts of frames.
@@ -94,6 +94,8 @@ pub(crate) struct Fleet {
     pub(crate) endings: BTreeMap<String, u64>,
     /// The connections that ended, newest last; who looks at it clears it.
     pub(crate) ended: Vec<usize>,
+    /// The members that joined, or publishers that connected, likewise.
+    pub(crate) joined: Vec<usize>,
     /// Error codes and frames that were not expected, with counts.
     pub(crate) errors: BTreeMap<String, u64>,
     /// Gets a line `room offset id n` for each ack.
@@ -159,6 +161,7 @@ impl Fleet {
             pongs: 0,
             endings: BTreeMap::new(),
             ended: Vec::new(),
+            joined: Vec::new(),
             errors: BTreeMap::new(),
             ledger: None,
             trouble: None,
@@ -234,9 +237,9 @@ impl Fleet {
         self.seats[id].ready
     }
 
-    /// How long the server asked connection `id` to stay away, told once.
-    pub(crate) fn take_reconnect_ms(&mut self, id: usize) -> Option<u64> {
-        self.seats[id].reconnect_in_ms.take()
+    /// When the server asked connection `id` to come back, told once.
+    pub(crate) fn take_reconnect_at(&mut self, id: usize) -> Option<u64> {
+        self.seats[id].reconnect_at.take()
     }
 
     /// When the oldest publish of connection `id` that waits for its ack was sent.
@@ -313,7 +316,8 @@ impl Fleet {
             "pending" => self.told.pending += 1,
             "going_away" => {
                 self.told.going_away += 1;
-                self.seats[id].reconnect_in_ms = frame.reconnect_in_ms;
+                let wait = frame.reconnect_in_ms.map(|ms| ms.saturating_mul(1_000_000));
+                self.seats[id].reconnect_at = wait.map(|wait| now.saturating_add(wait));
             }
             "welcome" | "presence" | "pong" => {}
             other => count(&mut self.errors, other),
@@ -356,6 +360,7 @@ impl Fleet {
     fn get_ready(&mut self, id: usize) {
         if !std::mem::replace(&mut self.seats[id].ready, true) {
             self.ready += 1;
+            self.joined.push(id);
         }
     }
 

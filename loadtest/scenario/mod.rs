@@ -13,6 +13,7 @@ pub(crate) mod search;
 pub(crate) mod slow;
 #[cfg(test)]
 mod standin;
+mod ways;
 
 use std::time::{Duration, Instant};
 

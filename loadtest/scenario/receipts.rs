@@ -29,14 +29,11 @@ use crate::flags::{Common, Ledger};
 use crate::plan::{Pace, Plan};
 use crate::poll::Stop;
 use crate::report::Report;
+use crate::scenario::ways::Ways;
 use crate::scenario::{World, push_lag, room_names};
 
-/// The first pause before a client comes back, and the longest.
-const PAUSE_MILLIS: (u64, u64) = (50, 1000);
-/// A connection that is not joined after this is given up.
-const JOIN_NANOS_MAX: u64 = 5_000_000_000;
-/// How often clients look at their clocks.
-const LOOK_NANOS: u64 = 100_000_000;
+/// How often it is looked whether the file of `--until` is there.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs the scenario.
 pub(crate) fn run(common: &Common, ledger: &Ledger, stop: &Stop) -> Result<Report, String> {
@@ -63,7 +60,7 @@ pub(crate) fn run(common: &Common, ledger: &Ledger, stop: &Stop) -> Result<Repor
     if let Some(path) = &ledger.file {
         world.fleet.ledger = Some(Box::new(open_ledger(path, &world)?));
     }
-    let mut clients = Clients::new(&world, ledger.patience);
+    let mut ways = Ways::new(&world, ledger.patience);
     let (before, start) = (world.mark(), world.swarm.now());
     world.fleet.measured = start..u64::MAX;
     world.fleet.published_max = ledger.messages.unwrap_or(u64::MAX);
@@ -75,18 +72,24 @@ pub(crate) fn run(common: &Common, ledger: &Ledger, stop: &Stop) -> Result<Repor
         None => Pace::Window(ledger.window),
     };
     world.fleet.set_pace(pace, &mut world.swarm);
-    let until = match ledger.messages {
-        Some(_) => u64::MAX,
-        None => start + (common.seconds * 1e9) as u64,
+    let until = match (ledger.messages, &ledger.until) {
+        (None, None) => start + (common.seconds * 1e9) as u64,
+        _ => u64::MAX,
     };
     let published_max = world.fleet.published_max;
-    clients.drive(&mut world, |world| {
+    let mut looked = Instant::now();
+    ways.drive(&mut world, |world| {
         let published = world.fleet.published + world.fleet.left_out;
-        world.swarm.now() >= until || published >= published_max
+        let looks = looked.elapsed() > LOOK_EVERY;
+        if looks {
+            looked = Instant::now();
+        }
+        let is_told = looks && ledger.until.as_ref().is_some_and(|file| file.exists());
+        world.swarm.now() >= until || published >= published_max || is_told
     })?;
     world.fleet.set_pace(Pace::Paused, &mut world.swarm);
     let after = world.mark();
-    let settled = settle(&mut clients, &mut world, ledger.settle)?;
+    let settled = settle(&mut ways, &mut world, ledger.settle)?;
     if let (Some(path), Some(mut file)) = (&ledger.file, world.fleet.ledger.take()) {
         let failed = |error: std::io::Error| format!("{}: {error}", path.display());
         for (publisher, sent) in world.fleet.sent().iter().enumerate() {
@@ -114,7 +117,8 @@ pub(crate) fn run(common: &Common, ledger: &Ledger, stop: &Stop) -> Result<Repor
     if !settled {
         report.note("not everything had settled at the end: see --settle");
     }
-    push_told(&world, &clients, &mut report);
+    push_told(&world, &mut report);
+    ways.push(&world, &mut report);
     push_verdict(&mut world, &mut report);
     Ok(report)
 }
@@ -134,11 +138,11 @@ fn open_ledger(path: &Path, world: &World<'_>) -> Result<BufWriter<File>, String
 }
 
 /// Runs on until all is acked and received, for at most so many seconds.
-fn settle(clients: &mut Clients, world: &mut World<'_>, seconds: f64) -> Result<bool, String> {
+fn settle(ways: &mut Ways, world: &mut World<'_>, seconds: f64) -> Result<bool, String> {
     let (start, mut looked) = (Instant::now(), Instant::now());
     let (mut settled, mut held) = (false, 0);
     let (mut delivered, mut quiet) = (0, Instant::now());
-    clients.drive(world, |world| {
+    ways.drive(world, |world| {
         // It looks at every member: not at each turn.
         if looked.elapsed() > Duration::from_millis(50) {
             looked = Instant::now();
@@ -160,153 +164,10 @@ fn settle(clients: &mut Clients, world: &mut World<'_>, seconds: f64) -> Result<
     Ok(settled)
 }
 
-/// One client's way back.
-#[derive(Debug, Clone, Copy, Default)]
-struct Way {
-    /// When to connect again.
-    due: Option<u64>,
-    /// When it connected last.
-    begun: u64,
-    attempts: u32,
-    was_ready: bool,
-}
-
-/// All clients' ways back, and what was counted on them.
-struct Clients {
-    ways: Vec<Way>,
-    patience: u64,
-    looked: u64,
-    /// Clients that were joined and whose connection ended.
-    disconnected: u64,
-    /// Tries to come back that failed.
-    failed: u64,
-    /// Connections given up for want of an ack or of `joined`.
-    given_up: u64,
-    silence: Silence,
-}
-
-/// The longest time in which nobody received anything, though something came after it.
-#[derive(Debug, Clone, Copy, Default)]
-struct Silence {
-    received: u64,
-    since: u64,
-    longest: u64,
-}
-
-impl Silence {
-    fn look(&mut self, received: u64, now: u64) {
-        if received > self.received {
-            self.longest = self.longest.max(now.saturating_sub(self.since));
-            (self.received, self.since) = (received, now);
-        }
-    }
-}
-
-impl Clients {
-    fn new(world: &World<'_>, patience: f64) -> Self {
-        let way = Way {
-            was_ready: true,
-            ..Way::default()
-        };
-        Self {
-            ways: vec![way; world.fleet.plan().members.len()],
-            patience: (patience * 1e9) as u64,
-            looked: 0,
-            disconnected: 0,
-            failed: 0,
-            given_up: 0,
-            silence: Silence {
-                received: world.fleet.checker.tally.delivered,
-                since: world.swarm.now(),
-                longest: 0,
-            },
-        }
-    }
-
-    fn drive(
-        &mut self,
-        world: &mut World<'_>,
-        mut done: impl FnMut(&World<'_>) -> bool,
-    ) -> Result<(), String> {
-        while !world.stop.is_set() && !done(world) {
-            world.step(Duration::from_millis(5))?;
-            for id in std::mem::take(&mut world.fleet.ended) {
-                self.on_ended(id, world);
-            }
-            let now = world.swarm.now();
-            self.silence.look(world.fleet.checker.tally.delivered, now);
-            if now - self.looked > LOOK_NANOS {
-                self.looked = now;
-                self.give_up(now, world);
-            }
-            self.reconnect(now, world)?;
-        }
-        Ok(())
-    }
-
-    /// A pause, and then the next instance.
-    fn on_ended(&mut self, id: usize, world: &mut World<'_>) {
-        let way = &mut self.ways[id];
-        if std::mem::take(&mut way.was_ready) {
-            self.disconnected += 1;
-        } else {
-            self.failed += 1;
-        }
-        let (shortest, longest) = PAUSE_MILLIS;
-        let pause = (shortest << way.attempts.min(10)).min(longest);
-        let told = world.fleet.take_reconnect_ms(id).unwrap_or(0);
-        let millis = told.max(pause / 2 + fastrand::u64(..=pause / 2));
-        way.attempts += 1;
-        way.due = Some(world.swarm.now() + millis * 1_000_000);
-        let instances = world.swarm.targets();
-        let next = (world.fleet.instance(id) + 1) % instances;
-        world.fleet.send_to(id, next);
-    }
-
-    fn give_up(&mut self, now: u64, world: &mut World<'_>) {
-        for id in 0..self.ways.len() {
-            if world.fleet.is_ready(id) {
-                self.ways[id].was_ready = true;
-                self.ways[id].attempts = 0;
-            }
-            if self.ways[id].due.is_some() {
-                continue;
-            }
-            let ready = world.fleet.is_ready(id);
-            let unacked = world.fleet.oldest_unacked(id).filter(|_| ready);
-            let late = unacked.is_some_and(|sent| now.saturating_sub(sent) > self.patience);
-            let stuck = !ready && now.saturating_sub(self.ways[id].begun) > JOIN_NANOS_MAX;
-            if late || stuck {
-                self.given_up += 1;
-                world.swarm.drop_connection(id, false);
-                world.fleet.take_off(id);
-                world.fleet.checker.on_left(id);
-                self.on_ended(id, world);
-            }
-        }
-    }
-
-    fn reconnect(&mut self, now: u64, world: &mut World<'_>) -> Result<(), String> {
-        for id in 0..self.ways.len() {
-            if self.ways[id].due.is_some_and(|due| due <= now) {
-                self.ways[id].due = None;
-                self.ways[id].begun = now;
-                world.fleet.reconnect(id, true, &mut world.swarm)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn push_told(world: &World<'_>, clients: &Clients, report: &mut Report) {
+fn push_told(world: &World<'_>, report: &mut Report) {
     let (fleet, tally) = (&world.fleet, &world.fleet.checker.tally);
     let told = fleet.told;
     for (name, count) in [
-        ("disconnected", clients.disconnected),
-        ("reconnects_failed", clients.failed),
-        ("given_up", clients.given_up),
-        ("away_at_end", (clients.ways.len() - fleet.ready) as u64),
-        ("longest_silence_ms", clients.silence.longest / 1_000_000),
         ("degraded_told", told.degraded),
         ("healed_told", told.healed),
         ("pending_told", told.pending),
@@ -421,21 +282,15 @@ mod tests {
     }
 
     #[test]
-    fn silence_counts_once_something_comes() {
-        let mut silence = Silence::default();
-        for (received, now, longest) in [(1, 5, 5), (1, 50, 5), (2, 60, 55), (9, 61, 55)] {
-            silence.look(received, now);
-            assert_eq!(silence.longest, longest);
-        }
-        silence.look(9, 1000);
-        assert_eq!(silence.longest, 55);
-    }
-
-    #[test]
     fn cuts_cost_nothing_but_retries() {
         let report = check(Fault::Cuts, &WHOLE, true);
-        assert!(count(&report, "disconnected") >= 6, "{}", report.table());
+        let disconnected = count(&report, "disconnected");
+        assert!(disconnected >= 6, "{}", report.table());
         assert!(count(&report, "retried") > 0);
+        assert_eq!(count(&report, "came_back"), disconnected);
+        assert!(report.figure("away_ms_max").is_some());
+        let busiest = count(&report, "busiest_second");
+        assert!((1..=disconnected).contains(&busiest), "{}", report.table());
     }
 
     #[test]

@@ -69,7 +69,6 @@ pub static LATER: &[LaterSetting] = &[
     flag("api-key"),
     flag("jwt-secret"),
     flag("jwt-key-file"),
-    flag("trusted-proxies"),
     flag("tls-cert"),
     flag("tls-key"),
     flag("metrics-bind"),

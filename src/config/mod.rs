@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::Name;
-use crate::net::OriginPolicy;
+use crate::net::{Networks, OriginPolicy};
 use crate::resp::Address;
 
 pub use report::readme_table;
@@ -111,6 +111,8 @@ pub struct Config {
     pub drain_window: Duration,
     /// Pages that may open a WebSocket.
     pub allowed_origins: OriginPolicy,
+    /// Proxies whose X-Forwarded-For counts.
+    pub trusted_proxies: Networks,
     /// Whether `GET /echo` is there.
     pub echo: bool,
     /// How long a client's own message ids are remembered.

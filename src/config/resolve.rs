@@ -13,7 +13,7 @@ use super::report;
 use super::settings::{ECHO_MESSAGE_BYTES, HOST_NAME, SETTINGS, Setting};
 use super::{Config, ConfigErrors, Driver, LogFormat, Mode, SlowConsumer, StoreKind};
 use crate::model::Name;
-use crate::net::OriginPolicy;
+use crate::net::{Networks, OriginPolicy};
 
 /// Where the text of a setting came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +90,10 @@ impl Config {
             let line = "--store is of an instance that runs alone; with a Redis it has no effect";
             config.warnings.push(line.into());
         }
+        if config.trusted_proxies.is_everybody() {
+            let line = "--trusted-proxies: everybody may say who it is";
+            config.warnings.push(line.into());
+        }
 
         let mut lines: Vec<_> = settings.iter().filter_map(report::error_line).collect();
         lines.extend(
@@ -146,6 +150,7 @@ fn unset() -> Config {
         idle_timeout: Duration::ZERO,
         drain_window: Duration::ZERO,
         allowed_origins: OriginPolicy::SameHost,
+        trusted_proxies: Networks::default(),
         echo: false,
         dedupe_window: Duration::ZERO,
         log_format: LogFormat::Text,

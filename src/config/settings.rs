@@ -5,7 +5,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::values::{choice, duration, key_prefix, number, number_or, origins, put, size, switch};
+use super::values::{
+    choice, duration, key_prefix, networks, number, number_or, origins, put, size, switch,
+};
 use super::{Config, Driver, LogFormat, SlowConsumer, StoreKind};
 use crate::model::name_is_valid;
 use crate::resp::Address;
@@ -314,6 +316,13 @@ pub static SETTINGS: &[Setting] = &[
         "LIST",
         "pages that may connect, comma-separated, `*` for all; none: those of the same host",
         |c, t| put(&mut c.allowed_origins, origins(t)),
+    ),
+    setting(
+        "trusted-proxies",
+        "none",
+        "LIST",
+        "networks such as `10.0.0.0/8`, comma-separated, whose X-Forwarded-For counts",
+        |c, t| put(&mut c.trusted_proxies, networks(t)),
     ),
     setting(
         "echo",

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::net::OriginPolicy;
+use crate::net::{Networks, OriginPolicy};
 
 /// Puts a good value where it belongs.
 pub(super) fn put<T>(slot: &mut T, value: Result<T, String>) -> Result<(), String> {
@@ -137,6 +137,19 @@ pub(super) fn origins(text: &str) -> Result<OriginPolicy, String> {
     }
 }
 
+/// `none`, or networks separated by commas.
+pub(super) fn networks(text: &str) -> Result<Networks, String> {
+    if text == "none" {
+        return Ok(Networks::default());
+    }
+    Networks::parse(text).map_err(|part| {
+        format!(
+            "must be none, or networks such as 10.0.0.0/8, fd00::/8 or 10.0.0.2, with commas; {part:?} \
+             is none, or has bits set behind its prefix"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +201,22 @@ mod tests {
             size("1", 1024..=64 << 20),
             Err("must be from 1KiB to 64MiB".to_owned())
         );
+    }
+
+    #[test]
+    fn networks_are_checked() {
+        assert_eq!(networks("none"), Ok(Networks::default()));
+        assert!(
+            networks("10.0.0.2,fd00::/8")
+                .unwrap()
+                .contains([10, 0, 0, 2].into())
+        );
+        assert!(
+            networks("10.0.0.2/8")
+                .unwrap_err()
+                .contains("\"10.0.0.2/8\"")
+        );
+        assert!(networks("none,10.0.0.2").is_err());
     }
 
     #[test]

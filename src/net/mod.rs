@@ -11,9 +11,11 @@
 //! | [`mask`], [`utf8`] | unmasking; text that comes in pieces |
 //! | [`head`], [`target`] | HTTP request heads (RFC 9112); paths and queries |
 //! | [`upgrade`], [`origin`] | the answer to an upgrade; who may ask for one |
+//! | [`forwarded`] | whose request it is where proxies stand before us |
 //! | [`response`] | small HTTP answers |
 
 pub mod encode;
+pub mod forwarded;
 pub mod frame;
 pub mod head;
 mod header;
@@ -25,6 +27,7 @@ pub mod upgrade;
 pub mod utf8;
 
 pub use encode::{begin_text, end_text, push_close, push_frame, push_text};
+pub use forwarded::{Networks, client_address, is_passed_on};
 pub use frame::{Decoder, DecoderLimits, Message, Violation};
 pub use head::{Body, Head, HeadError};
 pub use origin::{Origin, OriginPolicy, origin_allowed};

@@ -369,6 +369,10 @@ impl Core {
                 let answer = self.stats.answer(page);
                 self.handle(Event::Answered(id, answer));
             }
+            Effect::Opened(client, address) => {
+                let client = client.as_str();
+                tracing::debug!(client, %address, "a client has connected");
+            }
             Effect::Backplane(ask) => self.perform_ask(ask),
         }
     }

@@ -394,5 +394,6 @@ fn options(config: &Config, shards: usize, keeping: Keeping) -> Options {
         idle_ms: ms(config.idle_timeout),
         dedupe_ms: ms(config.dedupe_window),
         origins: config.allowed_origins.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
     }
 }

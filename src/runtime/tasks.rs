@@ -103,7 +103,7 @@ async fn accept_all(core: Shared, listener: TcpListener, cancel: monoio::io::Can
                 let crowded = open >= stats.connections_max;
                 let arrival = Arrival {
                     crowded,
-                    is_local: peer.ip().to_canonical().is_loopback(),
+                    peer: peer.ip(),
                 };
                 let stream = Rc::new(stream);
                 let (index, serial) = core.borrow_mut().accept(stream.clone(), arrival);

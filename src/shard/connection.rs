@@ -4,12 +4,14 @@
 //! there is something unfinished. Invariants: `outbox` is there only if it has bytes; `in_flight`
 //! counts the requests that are not answered yet, and `credit_used` their bytes.
 
+use std::net::IpAddr;
+
 use crate::hub::{ConnIndex, RoomKey};
 use crate::model::limits::{CONNECTION_CREDIT_BYTES, CONNECTION_CREDITS, OUTBOX_BYTES_MAX};
 use crate::model::{ClientId, Name};
 use crate::net::Decoder;
 
-use super::event::ConnId;
+use super::event::{Arrival, ConnId};
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +70,8 @@ pub(super) struct Conn {
     pub(super) phase: Phase,
     /// Whether it is one too many, and may not become a WebSocket.
     pub(super) crowded: bool,
-    /// Whether it comes from this machine.
-    pub(super) is_local: bool,
+    /// The client's address; until the head is read its peer's, which may be a proxy.
+    pub(super) address: IpAddr,
     /// Whether the socket takes no more for now.
     pub(super) blocked: bool,
     /// Whether it stands in the list of those with an outbox to flush.
@@ -105,11 +107,17 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(generation: u32, client_id: ClientId, now_ms: u64, head_ms: u64) -> Self {
+    pub(super) fn new(
+        generation: u32,
+        arrival: Arrival,
+        client_id: ClientId,
+        now_ms: u64,
+        head_ms: u64,
+    ) -> Self {
         Self {
             phase: Phase::Head,
-            crowded: false,
-            is_local: false,
+            crowded: arrival.crowded,
+            address: arrival.peer,
             blocked: false,
             queued: false,
             paused: false,

@@ -1,12 +1,13 @@
 //! All that can happen to a shard, and all that it can ask for.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::backplane::{Answer, Ask};
 use crate::hub::{Chunk, ConnIndex};
-use crate::model::{Epoch, ErrorCode, MessageId, Name, RoomName, Timestamp};
+use crate::model::{ClientId, Epoch, ErrorCode, MessageId, Name, RoomName, Timestamp};
 
 /// The number of a shard of this instance.
 pub type ShardId = u16;
@@ -53,12 +54,22 @@ pub enum Event<'a> {
 }
 
 /// What is known of a connection before it has sent anything.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     /// It is one too many, and may ask for a page but not for a WebSocket.
     pub crowded: bool,
-    /// It comes from this machine.
-    pub is_local: bool,
+    /// Who is at its other end: the client, or a proxy.
+    pub peer: IpAddr,
+}
+
+/// One from this machine.
+impl Default for Arrival {
+    fn default() -> Self {
+        Self {
+            crowded: false,
+            peer: Ipv4Addr::LOCALHOST.into(),
+        }
+    }
 }
 
 /// All that a shard can ask for.
@@ -74,6 +85,8 @@ pub enum Effect {
     Close(ConnIndex),
     /// Answer this HTTP request.
     Answer(ConnId, Page),
+    /// A client has opened a WebSocket, from this address: for the log.
+    Opened(ClientId, IpAddr),
     /// The backplane asks for something.
     Backplane(Ask),
 }

@@ -1,5 +1,7 @@
 //! The request head of a connection: an upgrade, a page, or a refusal.
 
+use std::net::IpAddr;
+
 use super::connection::Phase;
 use super::edge::contained;
 use super::{Effect, Page, Shard};
@@ -41,16 +43,20 @@ impl Shard {
         let Some(conn) = self.conn_mut(index) else {
             return;
         };
-        let (crowded, is_local) = (conn.crowded, conn.is_local);
+        let (crowded, peer) = (conn.crowded, conn.address);
         let mut stash = conn.stash.take().unwrap_or_default();
         let bytes = &mut stash.0;
         bytes.extend_from_slice(input);
         let parsed = contained(|| net::head::parse(bytes));
+        let mut address = peer;
         let route = match parsed {
-            Some(Ok(Some((head, end)))) => match kick_target(&head) {
-                Some(user) => route_kick(&head, user, is_local),
-                None => self.route(&head, &bytes[end..], crowded),
-            },
+            Some(Ok(Some((head, end)))) => {
+                address = net::client_address(&head, peer, &self.options.trusted_proxies);
+                match kick_target(&head) {
+                    Some(user) => route_kick(&head, user, address),
+                    None => self.route(&head, &bytes[end..], crowded),
+                }
+            }
             Some(Ok(None)) => {
                 if let Some(conn) = self.conn_mut(index) {
                     conn.stash = Some(stash);
@@ -68,6 +74,9 @@ impl Shard {
                 ))
             }
         };
+        if let Some(conn) = self.conn_mut(index) {
+            conn.address = address;
+        }
         if crowded && matches!(route, Route::Refuse(_)) {
             self.counters.turned_away += 1;
         }
@@ -187,6 +196,8 @@ impl Shard {
         conn.deadline_ms = u64::MAX;
         conn.username = username.map(Box::new);
         let (client_id, user_id) = (conn.client_id, conn.user_id.clone());
+        let opened = Effect::Opened(client_id, conn.address);
+        self.effects.push(opened);
         if let Some(out) = self.out(index) {
             out.extend_from_slice(answer);
             event::welcome(
@@ -244,7 +255,7 @@ fn kick_target<'a>(head: &Head<'a>) -> Option<&'a str> {
 }
 
 /// As long as there are no API keys only this machine may, and nobody that it passes on.
-fn route_kick(head: &Head<'_>, user: &str, is_local: bool) -> Route {
+fn route_kick(head: &Head<'_>, user: &str, address: IpAddr) -> Route {
     let refuse = |status, code, message| {
         let allow = [("Allow", "DELETE")];
         Route::Refuse(response::error(status, code, message, &allow))
@@ -252,7 +263,7 @@ fn route_kick(head: &Head<'_>, user: &str, is_local: bool) -> Route {
     if head.method != "DELETE" {
         return refuse(405, "bad_request", "only DELETE is taken here");
     }
-    if !is_local || head.count("x-forwarded-for") > 0 {
+    if !address.is_loopback() || net::is_passed_on(head) {
         let why = "without an API key only requests from this machine may do this";
         return refuse(403, "forbidden", why);
     }

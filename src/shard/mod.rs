@@ -297,8 +297,7 @@ impl Shard {
         self.generations[at] = self.generations[at].wrapping_add(1);
         let id = crate::model::ClientId::from_bits(self.rng.u128(..));
         let (now_ms, head_ms) = (self.now.ms, self.options.handshake_ms);
-        let mut conn = Conn::new(self.generations[at], id, now_ms, head_ms);
-        (conn.crowded, conn.is_local) = (arrival.crowded, arrival.is_local);
+        let conn = Conn::new(self.generations[at], arrival, id, now_ms, head_ms);
         self.conns[at] = Some(Box::new(conn));
         self.counters.accepted += 1;
         self.counters.connections += 1;

@@ -1,7 +1,7 @@
 //! What a shard can be set to. Checked by whoever makes it.
 
 use crate::backplane::redis;
-use crate::net::OriginPolicy;
+use crate::net::{Networks, OriginPolicy};
 
 /// What happens to a member whose cursor fell off the room log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,4 +68,6 @@ pub struct Options {
     pub dedupe_ms: u64,
     /// Which web pages may connect.
     pub origins: OriginPolicy,
+    /// Proxies whose X-Forwarded-For counts.
+    pub trusted_proxies: Networks,
 }

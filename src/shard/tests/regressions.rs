@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::backplane::{Answer, Ask, StoreReply, StoreRequest};
 use crate::hub::ConnIndex;
 use crate::model::{Epoch, Name, RoomName, Timestamp};
-use crate::net::OriginPolicy;
+use crate::net::{Networks, OriginPolicy};
 use crate::shard::lanes::Behind;
 use crate::shard::{
     Arrival, Effect, Event, Gone, Keeping, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket,
@@ -57,6 +57,7 @@ fn options(shards: u16, stored: bool) -> Options {
         idle_ms: 60_000,
         dedupe_ms: 60_000,
         origins: OriginPolicy::SameHost,
+        trusted_proxies: Networks::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use crate::net::OriginPolicy;
+use crate::net::{Networks, OriginPolicy};
 use crate::shard::{Keeping, Options, SlowConsumer};
 
 /// The shape of one run.
@@ -134,6 +134,7 @@ impl Setup {
             idle_ms: 60_000,
             dedupe_ms: self.dedupe_ms,
             origins: OriginPolicy::SameHost,
+            trusted_proxies: Networks::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use crate::backplane::redis::Settings;
 use crate::model::Name;
-use crate::net::OriginPolicy;
+use crate::net::{Networks, OriginPolicy};
 use crate::resp::Login;
 use crate::shard::{Keeping, Options, SlowConsumer};
 
@@ -205,6 +205,7 @@ impl Setup {
             idle_ms: 60_000,
             dedupe_ms: 600_000,
             origins: OriginPolicy::SameHost,
+            trusted_proxies: Networks::default(),
         })
     }
 }

@@ -1,0 +1,224 @@
+//! What nginx passes on, what it keeps to itself, and what an instance makes of it.
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use serde_json::json;
+
+use super::front::{Balance, Nginx, connect_from};
+use super::support::{Answer, Client, Server, eventually, upgrade_head};
+
+fn alone(flags: &[&str]) -> (Server, Nginx) {
+    let server = Server::start(&[&["--store", "memory"], flags].concat());
+    let nginx = Nginx::before(&[server.port], Balance::IpHash);
+    (server, nginx)
+}
+
+/// The status of an upgrade with these header lines in place of `Host: a`.
+fn upgrade(mut socket: TcpStream, path: &str, lines: &str) -> u16 {
+    let head = upgrade_head(path).replace("Host: a\r\n", lines);
+    socket.write_all(head.as_bytes()).unwrap();
+    let mut status = [0; 12];
+    std::io::Read::read_exact(&mut socket, &mut status).unwrap();
+    std::str::from_utf8(&status[9..]).unwrap().parse().unwrap()
+}
+
+#[test]
+fn messages_pass_both_ways() {
+    let (_server, nginx) = alone(&[]);
+    let connect = || Client::over(super::support::connect(nginx.port), "/ws");
+    let (mut one, mut other) = (connect(), connect());
+    one.join("r");
+    other.join("r");
+    let long = "x".repeat(60_000);
+    for n in 1..=20 {
+        assert_eq!(one.publish("r", json!({"n": n, "fill": long})), n);
+    }
+    assert_eq!(other.messages("r", 1, 20), one.messages("r", 1, 20));
+    assert_eq!(one.close(), 1000);
+}
+
+#[test]
+fn a_page_may_connect_to_its_own_host_only() {
+    let (_server, nginx) = alone(&[]);
+    let port = nginx.port;
+    for (origin, status) in [
+        (format!("http://localhost:{port}"), 101),
+        ("http://localhost".into(), 403),
+        (format!("http://localhost:{}", port.wrapping_add(1)), 403),
+        ("http://evil.test".into(), 403),
+        ("null".into(), 403),
+    ] {
+        let lines = format!("Host: localhost:{port}\r\nOrigin: {origin}\r\n");
+        let socket = nginx.connect_from([127, 0, 0, 1]);
+        assert_eq!(upgrade(socket, "/ws", &lines), status, "{origin}");
+    }
+}
+
+#[test]
+fn the_client_s_address_comes_from_a_trusted_proxy_only() {
+    let trusts = ["--trusted-proxies", "127.0.0.1", "--log-level", "debug"];
+    let (server, nginx) = alone(&trusts);
+    let forged = "Host: a\r\nX-Forwarded-For: 10.9.8.7, 127.0.0.1\r\nX-Real-IP: 10.9.8.7\r\n\
+                  Forwarded: for=10.9.8.7\r\n";
+    // Through nginx, beside it, and from the proxy's own address, which may say so.
+    for (socket, address) in [
+        (nginx.connect_from([127, 0, 3, 1]), "127.0.3.1"),
+        (connect_from([127, 0, 4, 1], server.port), "127.0.4.1"),
+        (connect_from([127, 0, 0, 1], server.port), "10.9.8.7"),
+    ] {
+        assert_eq!(upgrade(socket, "/ws", forged), 101);
+        eventually("the line of the connection", || {
+            let line = format!("address={address}");
+            server.log().contains(&line).then_some(())
+        });
+    }
+    assert_eq!(server.log().matches("address=10.9.8.7").count(), 1);
+}
+
+#[test]
+fn what_is_private_stays_inside() {
+    let (server, nginx) = alone(&[]);
+    for request in [
+        "GET /metrics",
+        "HEAD /metrics",
+        "GET /metrics?x=1",
+        "GET /%6detrics",
+        "GET //metrics",
+        "GET /x/../metrics",
+        "DELETE /api/users/ann/connections",
+        "DELETE /api%2Fusers/ann/connections",
+        "GET /api/users/ann/connections",
+        "DELETE /",
+    ] {
+        let answer = nginx.ask(request, "");
+        assert_eq!(answer.status, 403, "{request} {answer:?}");
+    }
+    assert_eq!(nginx.get("/health").status, 200);
+    assert_eq!(server.get("/metrics").status, 200, "from inside");
+}
+
+/// Were it not for the rule in nginx, an instance beside it would still not take the request for
+/// one of its own machine's: it came through somebody.
+#[test]
+fn an_instance_takes_no_kick_through_nginx() {
+    for trusted in ["none", "127.0.0.1", "127.0.0.0/8"] {
+        let (server, nginx) = alone(&["--trusted-proxies", trusted]);
+        nginx.edit("if ($is_private)", "if ($request_method = NEVER)");
+        nginx.reload();
+        let mut client = Client::new(&server);
+        let path = format!("/api/users/{}/connections", client.id);
+        for lines in ["", "X-Forwarded-For: 127.0.0.1\r\n", "X-Forwarded-For:\r\n"] {
+            let answer = nginx.ask(&format!("DELETE {path}"), lines);
+            assert_eq!(answer.status, 403, "{trusted} {lines} {answer:?}");
+            assert_eq!(answer.json()["error"]["code"], "forbidden");
+        }
+        client.join("still here");
+        let head = format!("DELETE {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(server.http(head.as_bytes()).status, 200, "from inside");
+        assert_eq!(client.closed(), 4003);
+    }
+}
+
+#[test]
+fn tokens_are_in_no_log() {
+    let (server, nginx) = alone(&["--log-level", "trace"]);
+    let mut client = Client::over(super::support::connect(nginx.port), "/ws?token=hidden");
+    client.join("r");
+    drop(client);
+    let referer = "Referer: http://a/?token=hidden\r\n";
+    assert_eq!(nginx.ask("GET /?token=hidden", referer).status, 200);
+    assert_eq!(nginx.ask("GET /nothing?token=hidden", referer).status, 404);
+    assert_eq!(nginx.ask("GET /metrics?token=hidden", referer).status, 403);
+    // What is no request at all, and an instance that goes away in the midst of one.
+    let mut bad = nginx.connect_from([127, 0, 0, 1]);
+    bad.write_all(b"GET /ws?token=hidden HTTP/1.1\r\nHost: a\r\nHost: hidden\r\n\r\n")
+        .unwrap();
+    assert_eq!(Answer::read(&mut bad).status, 400);
+    let client = Client::over(super::support::connect(nginx.port), "/ws?token=hidden");
+    let log = server.log();
+    server.kill();
+    assert_eq!(client.close(), 1006);
+    assert_eq!(nginx.get("/health?token=hidden").status, 503);
+    eventually("the lines of all", || {
+        let access = nginx.file("access.log");
+        let lines = [
+            "\"GET /ws\" 101",
+            "\"GET /\" 200",
+            "\"GET /nothing\" 404",
+            "\"GET /health\" 503",
+        ];
+        lines.iter().all(|line| access.contains(line)).then_some(())
+    });
+    for text in [nginx.file("access.log"), nginx.file("error.log"), log] {
+        assert!(!text.contains("hidden"), "{text}");
+    }
+}
+
+#[test]
+fn the_page_is_kept_for_a_moment() {
+    let (server, nginx) = alone(&[]);
+    let first = nginx.get("/");
+    assert_eq!(first.status, 200, "{first:?}");
+    assert!(first.head.contains("\r\ncontent-type: text/html"));
+    assert!(
+        first.head.contains("\r\ncache-control: no-cache"),
+        "for browsers: {first:?}"
+    );
+    assert_eq!(first.body, server.get("/").body);
+    for path in ["/page.js", "/page.css"] {
+        assert_eq!(nginx.get(path).body, server.get(path).body, "{path}");
+    }
+    // Many at once are one for the instance: those that it did not see have no instance's name.
+    for _ in 0..100 {
+        assert_eq!(nginx.get("/").status, 200);
+    }
+    let log = eventually("all lines", || {
+        let log = nginx.file("access.log");
+        (log.matches("\"GET /\" 200").count() == 101).then_some(log)
+    });
+    let spared = log
+        .lines()
+        .filter(|line| line.contains("\"GET /\" 200") && line.ends_with("- -"));
+    assert!(spared.count() > 10, "{log}");
+    // By its tag it is known, whichever instance the tag is of.
+    if let Some((_, tag)) = first.head.split_once("\r\netag: ") {
+        let tag = tag.split("\r\n").next().unwrap();
+        let answer = nginx.ask("GET /", &format!("If-None-Match: {tag}\r\n"));
+        assert_eq!((answer.status, answer.body.as_str()), (304, ""));
+    }
+    // And when no instance is there, there is still the page.
+    server.kill();
+    assert_eq!(nginx.get("/").body, first.body);
+    assert_eq!(nginx.get("/health").status, 503);
+}
+
+/// What nginx and an instance could read differently never gets to another route (FAULTS B12).
+#[test]
+fn no_request_hides_behind_another() {
+    let (server, nginx) = alone(&[]);
+    let hidden = "DELETE /api/users/x/connections HTTP/1.1\r\nHost: a\r\n\r\n";
+    let ask = |head: String| {
+        let mut socket = nginx.connect_from([127, 0, 0, 1]);
+        let _ = socket.write_all(head.as_bytes());
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        let mut text = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut socket, &mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let long = hidden.len();
+    for lines in [
+        format!("Content-Length: {long}\r\nTransfer-Encoding: chunked\r\n\r\n{hidden}"),
+        format!("Content-Length: 0\r\nContent-Length: {long}\r\n\r\n{hidden}"),
+        format!("Content-Length: {long}\r\n\r\n{hidden}"),
+        format!("Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"),
+        format!("Transfer-Encoding:\tchunked\r\n\r\n{long:x}\r\n{hidden}\r\n0\r\n\r\n"),
+        format!("Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n{hidden}"),
+    ] {
+        let text = ask(format!("GET /health HTTP/1.1\r\nHost: a\r\n{lines}"));
+        assert!(!text.contains("\"user_id\""), "{lines} {text}");
+        assert!(!text.starts_with("HTTP/1.1 101"), "{lines} {text}");
+    }
+    // But for the one that asks.
+    assert!(server.metric("connections") <= 1);
+}
