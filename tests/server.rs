@@ -34,6 +34,8 @@ mod limits;
 mod order;
 #[path = "server/personal.rs"]
 mod personal;
+#[path = "server/profile.rs"]
+mod profile;
 #[path = "server/program.rs"]
 mod program;
 #[path = "server/protocol.rs"]
