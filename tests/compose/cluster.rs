@@ -11,12 +11,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::engine::{Engine, docker, output, root};
+use super::engine::{Engine, IMAGE, docker, output, root};
 use super::redis::free_port;
 use super::support::{Answer, Client, PATIENCE, connect_to};
 
-/// The image that is built, named so that nobody's own is replaced.
-pub(crate) const IMAGE: &str = "ringcast-test";
 /// The servers that have names.
 pub(crate) const SERVERS: [&str; 3] = ["server-1", "server-2", "server-3"];
 /// All is healthy so long after the command, the image being there.

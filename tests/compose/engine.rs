@@ -9,6 +9,8 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::support::all;
 
+/// The image that is built, named so that nobody's own is replaced.
+pub(crate) const IMAGE: &str = "ringcast-test";
 /// Where dockerd says who it is.
 const PID_FILE: &str = "/var/run/docker.pid";
 /// How long it has to end.
@@ -91,6 +93,8 @@ fn standins() -> Option<PathBuf> {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        // What it was built of stays with the builder, for the next time.
+        succeeds(&["docker", "image", "rm", IMAGE]);
         let pid = std::fs::read_to_string(PID_FILE).ok();
         let pid = pid.and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
         let Some(pid) = pid.filter(|_| self.is_own) else {

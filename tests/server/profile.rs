@@ -107,8 +107,8 @@ fn the_profile_denies_by_default() {
         assert!(!names.contains(&never), "{never}");
     }
     assert!(names.contains(&"io_uring_setup"));
-    // Less than half of what Docker's own profile lets through.
-    assert!(names.len() < 160, "{} calls", names.len());
+    // Less than a third of what Docker's own profile lets through.
+    assert!(names.len() < 110, "{} calls", names.len());
 }
 
 /// The loader refuses what it would otherwise do in part.
