@@ -57,13 +57,18 @@ done
 # The long variants of the server's tests.
 # The long ones take a core or two each: side by side they would be late for their own deadlines.
 [ "$all" = 1 ] && export RINGCAST_TEST_ALL=1 RUST_TEST_THREADS=1
+# Whatever starts the program starts it under the system calls that containers allow it.
+profile=$(mktemp)
+python=$(python3 -c 'import sys; print(sys.executable)')
+"$python" tests/seccomp.py --compile seccomp.json "$profile" || exit 1
+export RINGCAST_TEST_UNDER="$python -IS tests/seccomp.py $profile"
 # Tests hold many sockets.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null
 
 # --- Suites ----------------------------------------------------------------------------------
 
 log=$(mktemp)
-trap 'rm -f "$log" "$log.all"' EXIT
+trap 'rm -f "$log" "$log.all" "$profile"' EXIT
 : >"$log.all"
 broken=0
 
@@ -83,12 +88,13 @@ suite "unit and integration tests, benches once" \
   cargo test --workspace --all-targets --no-fail-fast
 suite "examples in the documentation" cargo test --workspace --doc --no-fail-fast
 
-# The same server where io_uring is refused. tidy and fuzz are about the sources, not the kernel;
-# of the cluster's faults, which are Redis's or nginx's, some are enough.
+# The same server where io_uring is refused, too. tidy and fuzz are about the sources, not the
+# kernel; of the cluster's faults, which are Redis's or nginx's, some are enough; compose has its
+# own.
 targets=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  case $name in tidy | fuzz | cluster | nginx | operations) ;; *) targets+=(--test "$name") ;; esac
+  case $name in tidy | fuzz | cluster | nginx | operations | compose) ;; *) targets+=(--test "$name") ;; esac
 done
 if [ ${#targets[@]} -gt 0 ]; then
   suite "integration tests without io_uring" \
@@ -132,7 +138,7 @@ if [ "$all" = 1 ]; then
 
   # A build of its own, which valgrind can see through: see tests/server/valgrind.rs.
   suite "the server under valgrind" \
-    cargo test --no-default-features --features rustix/use-libc \
+    env -u RINGCAST_TEST_UNDER cargo test --no-default-features --features rustix/use-libc \
     --target-dir "${CARGO_TARGET_DIR:-target}/valgrind" --test server valgrind::
   if [ -e tests/fuzz.rs ]; then
     suite "fuzzers, 20 s a target" env RINGCAST_FUZZ_SECONDS=20 cargo test --release --test fuzz

@@ -40,6 +40,8 @@ mod order;
 mod page;
 #[path = "server/personal.rs"]
 mod personal;
+#[path = "server/profile.rs"]
+mod profile;
 #[path = "server/program.rs"]
 mod program;
 #[path = "server/protocol.rs"]

@@ -258,3 +258,40 @@ fn a_low_limit_of_open_files_is_reckoned_with() {
     }
     assert!(!server.log().contains("can't be accepted"));
 }
+
+/// Rings are locked memory of the user, over all that it runs. Where there is little of it they are
+/// small, and where there is none it is epoll: the server serves.
+#[test]
+fn little_locked_memory_makes_small_rings_or_none() {
+    let driver = |server: &Server| server.get("/health").json()["driver"].take();
+    let auto = driver(&Server::start(&[]));
+    for kib in ["3000", "64", "0"] {
+        let dir = Arc::new(TempDir::new().unwrap());
+        let server = command(dir.path(), &["--shards", "4"]);
+        // Who may lock as much as it likes is not limited: root is made not to.
+        let is_root = rustix::process::geteuid().is_root();
+        let mut limited = Command::new(if is_root { "setpriv" } else { "env" });
+        limited.args(is_root.then_some("--bounding-set=-ipc_lock"));
+        limited.args(["sh", "-c", "ulimit -l \"$0\"; exec \"$@\"", kib]);
+        limited.arg(server.get_program()).args(server.get_args());
+        limited.stdin(Stdio::null()).stdout(Stdio::null());
+        limited.env_clear().stderr(Stdio::piped());
+        let server = Server::spawn(limited, dir);
+        // Older kernels do not count rings.
+        if kib == "3000" || driver(&server) != "epoll" {
+            assert_eq!(driver(&server), auto, "{kib} KiB: {}", server.log());
+        } else if auto != "epoll" {
+            assert!(server.log().contains("ulimit -l"), "{}", server.log());
+        }
+        let mut clients: Vec<_> = (0..4).map(|n| Client::on_shard(&server, n)).collect();
+        for client in &mut clients {
+            client.join("a");
+        }
+        assert_eq!(clients[0].publish("a", json!(1)), 1);
+        for client in &mut clients {
+            client.messages("a", 1, 1);
+        }
+        drop(clients);
+        server.stop();
+    }
+}

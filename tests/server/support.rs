@@ -250,10 +250,15 @@ impl Drop for Server {
     }
 }
 
-/// `ringcast` with nothing of this process's settings.
+/// `ringcast` with nothing of this process's settings, started by the command, if any, that
+/// `RINGCAST_TEST_UNDER` holds: `tests/run.sh` has it run under the profile that containers have.
 pub(crate) fn ringcast(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringcast"));
-    command.args(args).env_clear().stdin(Stdio::null());
+    let under = std::env::var("RINGCAST_TEST_UNDER").unwrap_or_default();
+    let program = env!("CARGO_BIN_EXE_ringcast");
+    let mut words = under.split_whitespace().chain([program]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args(args);
+    command.env_clear().stdin(Stdio::null());
     command
 }
 
