@@ -138,22 +138,16 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Over these instances, in this order.
     pub(crate) fn start(servers: &[Server], plan: &Plan) -> Self {
-        let ports: Vec<_> = servers.iter().map(|server| server.port).collect();
-        let messages = plan.messages.to_string();
-        Self::over(&ports, plan, &["--messages", &messages])
-    }
-
-    /// Over what listens on these ports.
-    pub(crate) fn over(ports: &[u16], plan: &Plan, flags: &[&str]) -> Self {
-        let to: Vec<_> = ports
+        let to: Vec<_> = servers
             .iter()
-            .map(|port| format!("127.0.0.1:{port}"))
+            .map(|server| format!("127.0.0.1:{}", server.port))
             .collect();
-        Self::over(&to, plan)
+        let messages = plan.messages.to_string();
+        Self::over(&to, plan, &["--messages", &messages])
     }
 
     /// Over what is at these addresses.
-    pub(crate) fn over(to: &[String], plan: &Plan) -> Self {
+    pub(crate) fn over(to: &[String], plan: &Plan, flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         command.args(["ledger", "--json", "--to", &to.join(",")]);
         for (flag, value) in [

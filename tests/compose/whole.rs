@@ -182,7 +182,9 @@ fn is_killed(cluster: &Cluster<'_>, container: &Container) {
         fault: BACK,
     };
     let before = cluster.stream_len();
-    let mut ledger = Ledger::over(&[cluster.entry().to_string()], &plan);
+    let messages = plan.messages.to_string();
+    let to = [cluster.entry().to_string()];
+    let mut ledger = Ledger::over(&to, &plan, &["--messages", &messages]);
     within(BACK, "the ledger to be kept", || {
         cluster.stream_len() > before + plan.before_fault()
     });

@@ -64,7 +64,8 @@ impl Cluster {
     fn check(&mut self, fault: impl FnOnce(&mut Self)) -> Verdict {
         let dir = TempDir::new().unwrap();
         let until = dir.path().join("until");
-        let mut ledger = Ledger::over(&[self.nginx.port], &self.plan, &ledger_flags(&until));
+        let to = [format!("127.0.0.1:{}", self.nginx.port)];
+        let mut ledger = Ledger::over(&to, &self.plan, &ledger_flags(&until));
         // Some seconds of it before, and some after.
         let before = self.redis.stream_len();
         self.redis.await_stream(before + 2 * self.plan.rate);
@@ -123,7 +124,7 @@ const FLAGS: [&str; 3] = ["--shards", "1", "--drain-window"];
 const SOURCES: &str =
     "127.0.1.1,127.0.2.1,127.0.3.1,127.0.4.1,127.0.5.1,127.0.6.1,127.0.7.1,127.0.8.1";
 
-fn ledger_flags(until: &PathBuf) -> [&str; 6] {
+fn ledger_flags(until: &Path) -> [&str; 6] {
     let until = until.to_str().unwrap();
     // All at once they would be a storm of their own.
     [
