@@ -1,5 +1,5 @@
-//! The page at `/`, on one server: people talk in rooms, in any words; keyboard, screen, and whether
-//! everybody can use it. Skipped, by name, where there is no browser.
+//! The page at `/`, on one server: people talk in rooms, in any words; keyboard, screen, and
+//! whether everybody can use it. Skipped, by name, where there is no browser.
 
 use serde_json::{Value, json};
 
