@@ -1,7 +1,7 @@
 //! Restarts, reloads and kills under load: what is acked is received by all, once and in order, and
 //! nobody is away for long.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
