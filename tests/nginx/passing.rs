@@ -166,7 +166,7 @@ fn the_page_is_kept_for_a_moment() {
         "for browsers: {first:?}"
     );
     assert_eq!(first.body, server.get("/").body);
-    for path in ["/page.js", "/page.css"] {
+    for path in ["/page.js", "/page.css", "/ringcast.js"] {
         assert_eq!(nginx.get(path).body, server.get(path).body, "{path}");
     }
     // Many at once are one for the instance: those that it did not see have no instance's name.
@@ -182,11 +182,25 @@ fn the_page_is_kept_for_a_moment() {
         .filter(|line| line.contains("\"GET /\" 200") && line.ends_with("- -"));
     assert!(spared.count() > 10, "{log}");
     // By its tag it is known, whichever instance the tag is of.
-    if let Some((_, tag)) = first.head.split_once("\r\netag: ") {
-        let tag = tag.split("\r\n").next().unwrap();
-        let answer = nginx.ask("GET /", &format!("If-None-Match: {tag}\r\n"));
-        assert_eq!((answer.status, answer.body.as_str()), (304, ""));
+    let (_, tag) = first.head.split_once("\r\netag: ").unwrap();
+    let tag = tag.split("\r\n").next().unwrap();
+    for known in [
+        tag.to_owned(),
+        format!("W/{tag}"),
+        format!("\"other\", {tag}"),
+    ] {
+        let answer = nginx.ask("GET /", &format!("If-None-Match: {known}\r\n"));
+        assert_eq!((answer.status, answer.body.as_str()), (304, ""), "{known}");
     }
+    let answer = nginx.ask("GET /", "If-None-Match: \"other\"\r\n");
+    assert_eq!((answer.status, &answer.body), (200, &first.body));
+    // Who takes it gets it compressed.
+    let answer = nginx.ask("GET /ringcast.js", "Accept-Encoding: gzip\r\n");
+    assert!(
+        answer.head.contains("\r\ncontent-encoding: gzip"),
+        "{}",
+        answer.head
+    );
     // And when no instance is there, there is still the page.
     server.kill();
     assert_eq!(nginx.get("/").body, first.body);
