@@ -149,11 +149,11 @@ impl Ledger {
             .iter()
             .map(|port| format!("127.0.0.1:{port}"))
             .collect();
-        Self::over(&to, plan)
+        Self::over_addresses(&to, plan, flags)
     }
 
     /// Over what is at these addresses.
-    pub(crate) fn over(to: &[String], plan: &Plan) -> Self {
+    pub(crate) fn over_addresses(to: &[String], plan: &Plan, flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         command.args(["ledger", "--json", "--to", &to.join(",")]);
         for (flag, value) in [

@@ -183,7 +183,8 @@ fn is_killed(cluster: &Cluster<'_>, ways: &[SocketAddr], container: &Container) 
     };
     let before = cluster.stream_len();
     let ways: Vec<_> = ways.iter().map(SocketAddr::to_string).collect();
-    let mut ledger = Ledger::over(&ways, &plan);
+    let messages = plan.messages.to_string();
+    let mut ledger = Ledger::over_addresses(&ways, &plan, &["--messages", &messages]);
     within(BACK, "the ledger to be kept", || {
         cluster.stream_len() > before + plan.before_fault()
     });
