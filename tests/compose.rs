@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `files` | what can be read off the files; needs nothing, and runs always |
 //! | `whole` | the cluster itself: what it does, how it is confined, each service killed in turn |
+//! | `tabs` | three tabs of a browser on three instances, one of which is killed |
 //! | `engine`, `cluster` | what those tests are made of: a Docker engine, a cluster on it |
 //!
 //! The cluster is for `RINGCAST_TEST_ALL=1`: its image takes minutes to build. It needs root, since
@@ -17,6 +18,9 @@
     reason = "a harness: what fails here is to end the test"
 )]
 
+#[path = "server/browser.rs"]
+#[allow(dead_code, reason = "the tests of the page use the rest of it")]
+mod browser;
 #[path = "compose/cluster.rs"]
 mod cluster;
 #[path = "compose/engine.rs"]
@@ -38,5 +42,7 @@ mod redis;
 #[path = "server/support.rs"]
 #[allow(dead_code, reason = "the tests of one server use the rest of it")]
 mod support;
+#[path = "compose/tabs.rs"]
+mod tabs;
 #[path = "compose/whole.rs"]
 mod whole;

@@ -80,23 +80,17 @@ const SHARE: u64 = 8;
 const PATIENCE: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The sizes to be tried, best first, where each core has a ring. Found out once: a thread that is
-/// pinned later has one core only.
-fn sizes() -> &'static [Size] {
+/// The sizes to be tried, best first. What was found for so many rings at first is for all.
+fn sizes(rings: usize) -> &'static [Size] {
     static FOUND: OnceLock<&[Size]> = OnceLock::new();
     FOUND.get_or_init(|| {
         let its = capabilities(None);
         let is_free = its.is_ok_and(|its| its.effective.contains(CapabilitySet::IPC_LOCK));
         match getrlimit(Resource::Memlock).current {
-            Some(limit) if !is_free => within(limit, rings()),
+            Some(limit) if !is_free => within(limit, rings),
             _ => &SIZES,
         }
     })
-}
-
-/// How many rings an instance has, as a rule.
-fn rings() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Those sizes of which so many rings take no more than a share of the locked memory.
@@ -135,7 +129,7 @@ impl ShardRuntime {
             return Ok(Self::Epoll(builder.enable_timer().build()?));
         }
         let mut result = Err(io::ErrorKind::OutOfMemory.into());
-        for &size in sizes() {
+        for &size in sizes(1) {
             result = patiently(|| {
                 let (ring, entries) = ring(kind, entries, size);
                 let builder = RuntimeBuilder::<IoUringDriver>::new();
@@ -173,13 +167,13 @@ fn patiently<T>(mut build: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Whether a kind can be had: of rings one for each core, all at a time, if of the least size.
-fn try_kind(kind: Kind, entries: u32) -> io::Result<()> {
+/// Whether a kind can be had: of rings so many at a time, if of the least size.
+fn try_kind(kind: Kind, entries: u32, rings: usize) -> io::Result<()> {
     if kind == Kind::Epoll {
         return ShardRuntime::build(kind, entries).map(drop);
     }
     let (ring, entries) = ring(kind, entries, LEAST);
-    let all: io::Result<Vec<_>> = (0..rings())
+    let all: io::Result<Vec<_>> = (0..rings)
         .map(|_| patiently(|| ring.build(entries)))
         .collect();
     all.map(drop)
@@ -193,21 +187,25 @@ pub(super) enum Wanted {
     Epoll,
 }
 
-/// Finds the best kind that can be had, by trying. The second value says why it is not the best.
+/// Finds the best kind that so many runtimes can have at a time, by trying. The second value says
+/// why it is not the best.
 ///
 /// # Errors
 /// One line: nothing that is wanted can be had.
-pub(super) fn choose(wanted: Wanted, entries: u32) -> Result<(Kind, Option<String>), String> {
+pub(super) fn choose(
+    wanted: Wanted,
+    entries: u32,
+    rings: usize,
+) -> Result<(Kind, Option<String>), String> {
     let kinds: &[Kind] = match wanted {
         Wanted::Auto => &[Kind::Uring, Kind::PlainUring, Kind::Epoll],
         Wanted::Uring => &[Kind::Uring, Kind::PlainUring],
         Wanted::Epoll => &[Kind::Epoll],
     };
-    // Before any thread is pinned.
-    sizes();
+    sizes(rings);
     let mut refused = None;
     for &kind in kinds {
-        match try_kind(kind, entries) {
+        match try_kind(kind, entries, rings) {
             Ok(()) => {
                 return Ok((kind, refused.filter(|_| kind == Kind::Epoll)));
             }

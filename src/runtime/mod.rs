@@ -124,7 +124,7 @@ impl Instance {
             Driver::IoUring => Wanted::Uring,
             Driver::Epoll => Wanted::Epoll,
         };
-        let (kind, why_not) = driver::choose(wanted, entries)?;
+        let (kind, why_not) = driver::choose(wanted, entries, shards)?;
         if let Some(why) = why_not {
             tracing::warn!("running on epoll: {why}");
         }

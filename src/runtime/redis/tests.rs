@@ -84,7 +84,7 @@ fn target(port: u16) -> Target {
 /// Runs a test on each driver there is.
 fn on_each_driver<F: Future<Output = ()>>(test: impl Fn() -> F) {
     for wanted in [driver::Wanted::Auto, driver::Wanted::Epoll] {
-        let (kind, _) = driver::choose(wanted, 256).unwrap();
+        let (kind, _) = driver::choose(wanted, 256, 1).unwrap();
         println!("on {}", kind.as_str());
         ShardRuntime::build(kind, 256).unwrap().block_on(test());
     }
