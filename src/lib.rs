@@ -99,8 +99,8 @@
 //!   answered well, so a failover needs nothing of its own: they are sent again. Too few replicas
 //!   are a Redis that is away.
 //! - **Offsets of rooms stay in Redis' state** as long as their epoch, also when nothing of the
-//!   room is in the stream any more: a room that began anew at 1 would give an offset twice, and one
-//!   that began at a floor common to all would tell members of losses that were none.
+//!   room is in the stream any more: a room that began anew at 1 would give an offset twice, and
+//!   one that began at a floor common to all would tell members of losses that were none.
 //! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 
 pub mod backplane;

@@ -144,8 +144,8 @@ pub(super) fn networks(text: &str) -> Result<Networks, String> {
     }
     Networks::parse(text).map_err(|part| {
         format!(
-            "must be none, or networks such as 10.0.0.0/8, fd00::/8 or 10.0.0.2, with commas; {part:?} \
-             is none, or has bits set behind its prefix"
+            "must be none, or networks such as 10.0.0.0/8, fd00::/8 or 10.0.0.2, with commas; \
+             {part:?} is none, or has bits set behind its prefix"
         )
     })
 }

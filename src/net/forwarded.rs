@@ -8,8 +8,8 @@
 //!                    └ anybody's  └ the client  └── trusted proxies ──┘
 //! ```
 //!
-//! The client is the rightmost address that is no trusted proxy's. A peer that is not trusted is the
-//! client, whatever it sends. Nothing here decides what an address may do.
+//! The client is the rightmost address that is no trusted proxy's. A peer that is not trusted is
+//! the client, whatever it sends. Nothing here decides what an address may do.
 
 use std::net::IpAddr;
 
