@@ -35,6 +35,7 @@
 //! | [`net`] | HTTP heads, upgrades, WebSocket frames: bytes <-> values | model |
 //! | [`protocol`] | the native JSON frames | net, model |
 //! | [`resp`] | the wire of Redis | model |
+//! | [`pg`] | the wire of PostgreSQL | model |
 //! | [`hub`] | a shard's rooms: logs, cursors, the sweep | model |
 //! | [`store`] | the embedded store | model |
 //! | [`backplane`] | what orders and keeps publications: embedded, or Redis | resp, model |
@@ -108,6 +109,7 @@ pub mod config;
 pub mod hub;
 pub mod model;
 pub mod net;
+pub mod pg;
 pub mod protocol;
 pub mod resp;
 pub mod runtime;

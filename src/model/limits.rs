@@ -256,3 +256,29 @@ pub const RECALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const RECALL_BOOKMARKS_MAX: usize = 10_000;
 
 const _: () = assert!(PAGE_BYTES_MAX < RECALL_BYTES_MAX);
+// PostgreSQL.
+
+/// Bytes of one message of PostgreSQL: a row with the largest payload, and what is around it.
+pub const PG_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of the rows of one answer.
+pub const PG_ROWS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Requests of one connection without an answer.
+pub const PG_REQUESTS_MAX: usize = 64;
+/// Notices that are told during one request; what is over is dropped.
+pub const PG_NOTICES_MAX: usize = 16;
+/// Parameters (ParameterStatus) that a server tells in the life of a connection.
+pub const PG_PARAMETERS_MAX: usize = 100_000;
+/// Hosts of one connection string.
+pub const PG_HOSTS_MAX: usize = 16;
+/// The shortest and the longest pause between two tries to connect, in ms.
+pub const PG_PAUSES_MS: (u64, u64) = (100, 5_000);
+/// How long a connect to one host may take unless `connect_timeout` says otherwise, in ms, TLS and
+/// login included.
+pub const PG_CONNECT_MS: u64 = 5_000;
+/// How long a cancelled request may take to end before its connection is given up, in ms.
+pub const PG_CANCEL_MS: u64 = 2_000;
+/// Bytes of one CopyData, after which the next begins with the next row.
+pub const COPY_FRAME_BYTES: usize = 64 * 1024;
+
+const _: () = assert!(PG_PAUSES_MS.0 < PG_PAUSES_MS.1);
+const _: () = assert!(COPY_FRAME_BYTES < PG_MESSAGE_BYTES_MAX);
