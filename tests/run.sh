@@ -41,6 +41,9 @@ need redis-server redis-server
 PATH=$PATH:/usr/sbin
 need nginx nginx
 need curl curl
+# Debian keeps its programs out of PATH.
+has_postgres() { { ls /usr/lib/postgresql/*/bin/initdb || command -v initdb; } >/dev/null 2>&1; }
+has_postgres || has initdb postgresql || has_postgres || need initdb postgresql
 want "the test of the page in a browser" chromium chromium
 want "the test of the page in a browser" chromedriver chromium-driver
 want "the tests of the browser client" node nodejs
@@ -51,7 +54,7 @@ want "the test of peers that vanish" unshare util-linux
 [ "$all" = 0 ] || want "the test under valgrind" valgrind valgrind
 
 # The settings of whoever runs this are not the tests' business.
-for name in $(compgen -e | grep -E '^(RINGCAST_.*|SERVER_PORT|INSTANCE_ID|REDIS_URL|POSTGRES_URL|WORKER_ENABLED|WORKER_ID|BATCH_SIZE|BATCH_TIMEOUT|Redis__Mode|KEY_PREFIX)$'); do
+for name in $(compgen -e | grep -E '^(RINGCAST_.*|SERVER_PORT|INSTANCE_ID|REDIS_URL|POSTGRES_URL|WORKER_ENABLED|WORKER_ID|BATCH_SIZE|BATCH_TIMEOUT|Redis__Mode|KEY_PREFIX|PG[A-Z_]+)$'); do
   unset "$name"
 done
 # The long variants of the server's tests.
