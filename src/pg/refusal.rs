@@ -257,10 +257,10 @@ impl Refusal {
 
     /// The refusal of fields as they come: type and value (documentation, "Error and Notice Message
     /// Fields").
-    pub(super) fn of_fields<'a>(fields: impl Iterator<Item = (u8, &'a [u8])>) -> Self {
+    pub(super) fn of_fields(fields: impl Iterator<Item = (u8, Vec<u8>)>) -> Self {
         let mut refusal = Self::of_way(Cause::Other, "");
         for (kind, value) in fields {
-            let text = || clipped(value);
+            let text = || clipped(&value);
             match kind {
                 // V is never translated, and of 9.6 and later.
                 b'S' if refusal.severity == "FATAL" => refusal.severity = text(),
@@ -393,7 +393,8 @@ mod tests {
             (b'c', b"payload"),
             (b'H', long.as_bytes()),
         ];
-        let refusal = Refusal::of_fields(fields.into_iter());
+        let refusal =
+            Refusal::of_fields(fields.into_iter().map(|(kind, text)| (kind, text.to_vec())));
         assert_eq!(refusal.cause, Cause::Data);
         assert_eq!(refusal.copy_line(), Some(5));
         assert!(!refusal.is_fatal());

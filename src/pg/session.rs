@@ -482,7 +482,7 @@ fn refusal_of(mut fields: backend::ErrorFields<'_>) -> Refusal {
     // What can't be read of it is left out.
     let fields = std::iter::from_fn(move || {
         let field = fields.next().ok().flatten()?;
-        Some((field.type_(), field.value_bytes()))
+        Some((field.type_(), field.value_bytes().to_vec()))
     });
     Refusal::of_fields(fields)
 }

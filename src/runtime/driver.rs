@@ -237,6 +237,16 @@ fn explain(error: &io::Error) -> String {
     format!("io_uring is refused ({error}): {hint}")
 }
 
+/// Runs a test on each driver there is.
+#[cfg(test)]
+pub(super) fn on_each_driver<F: Future<Output = ()>>(test: impl Fn() -> F) {
+    for wanted in [Wanted::Auto, Wanted::Epoll] {
+        let (kind, _) = choose(wanted, 256, 1).unwrap();
+        println!("on {}", kind.as_str());
+        ShardRuntime::build(kind, 256).unwrap().block_on(test());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

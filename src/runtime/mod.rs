@@ -15,10 +15,12 @@
 pub mod ask;
 mod core;
 mod driver;
+mod handoff;
 mod listen;
 /// Reachable only because its bench must be.
 #[doc(hidden)]
 pub mod mailbox;
+mod pg;
 mod redis;
 mod signals;
 mod sockets;
@@ -26,6 +28,7 @@ mod spool;
 mod stats;
 mod store;
 mod tasks;
+mod tls;
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};

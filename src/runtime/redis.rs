@@ -17,7 +17,6 @@
 mod connect;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -33,8 +32,8 @@ use monoio::net::TcpStream;
 use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
 
 pub(super) use connect::Target;
-use tls::Tls;
 
+use super::tls::Tls;
 use crate::backplane::link::{Link, LinkAsk, LinkEvent, LinkId};
 use crate::model::limits::{LINK_CONNECT_MS, LINK_QUEUE_BYTES_MAX, READ_BYTES_MAX};
 

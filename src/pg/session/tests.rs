@@ -302,3 +302,55 @@ fn too_long_an_answer_is_an_error_and_the_session_goes_on() {
     assert!(matches!(&inputs[..], [Input::Answer(Err(_))]), "too much");
     assert!(session.has_room());
 }
+
+/// With TLS whose certificate is known the login is bound to it if the server offers that; if it
+/// does not, it is told that it could have been.
+#[test]
+fn a_login_is_bound_to_tls_where_it_can_be() {
+    let offers = |names: &[&str]| {
+        let mut body = 10i32.to_be_bytes().to_vec();
+        for name in names {
+            body.extend_from_slice(name.as_bytes());
+            body.push(0);
+        }
+        body.push(0);
+        message(b'R', &body)
+    };
+    let (plus, plain) = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256");
+    let bound = Secrecy::Tls(Some(vec![7; 32]));
+    for (secrecy, names, want) in [
+        (
+            &bound,
+            &[plus, plain][..],
+            "SCRAM-SHA-256-PLUS\0\0\0\0Cp=tls-server-end-point,,n=",
+        ),
+        (&bound, &[plain], "SCRAM-SHA-256\0\0\0\0 y,,n="),
+        (
+            &Secrecy::Tls(None),
+            &[plus, plain],
+            "SCRAM-SHA-256\0\0\0\0 n,,n=",
+        ),
+        (&Secrecy::Plain, &[plain], "SCRAM-SHA-256\0\0\0\0 n,,n="),
+        (&Secrecy::Plain, &[plus], ""),
+        (&bound, &["SCRAM-SHA-512"], ""),
+    ] {
+        let mut session = Session::new(login(), secrecy.clone());
+        session.begin(&mut BytesMut::new()).unwrap();
+        let (mut out, mut inputs) = (BytesMut::new(), Vec::new());
+        let mut bytes = BytesMut::from(&offers(names)[..]);
+        session.on_bytes(&mut bytes, &mut out, &mut inputs).unwrap();
+        let sent = String::from_utf8_lossy(&out[5.min(out.len())..]).into_owned();
+        let mechanism = want.split('\0').next().unwrap();
+        let header = want
+            .rsplit('\0')
+            .next()
+            .unwrap()
+            .get(1..)
+            .unwrap_or_default();
+        assert!(
+            sent.starts_with(mechanism) && sent.contains(header),
+            "{sent}"
+        );
+        assert_eq!(inputs.is_empty(), !want.is_empty(), "{inputs:?}");
+    }
+}

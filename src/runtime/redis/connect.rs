@@ -8,16 +8,20 @@
 use std::fmt;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atomic_waker::AtomicWaker;
-
-use super::tls::{Tls, TlsTarget};
+use super::super::handoff::{self, Handoff};
+use super::super::tls::{Peer, Tls, TlsTarget};
 use crate::model::limits::LINK_CONNECT_MS;
 use crate::resp::Address;
+
+const PEER: Peer = Peer {
+    name: "Redis",
+    plain: "Without it the address is redis://",
+    alert: "does Redis ask for clients' certificates (tls-auth-clients no)?",
+    trust: "this machine trusts (SSL_CERT_FILE)",
+};
 
 /// Where the links go.
 #[derive(Clone)]
@@ -35,7 +39,10 @@ impl Target {
     /// One line: there are no certificates, or the host can't be a certificate's.
     pub(in super::super) fn new(address: Address) -> Result<Self, String> {
         let tls = match address.tls {
-            true => Some(TlsTarget::new(&address.host).map_err(|why| format!("{address}: {why}"))?),
+            true => {
+                let target = TlsTarget::new(&address.host, &PEER);
+                Some(target.map_err(|why| format!("{address}: {why}"))?)
+            }
             false => None,
         };
         let address = Arc::new(address);
@@ -45,7 +52,7 @@ impl Target {
     /// The target of an address that speaks TLS by the word of `roots`.
     #[cfg(test)]
     pub(super) fn trusting(address: Address, roots: rustls::RootCertStore) -> Self {
-        let tls = TlsTarget::trusting(&address.host, roots).unwrap();
+        let tls = TlsTarget::trusting(&address.host, roots, &PEER).unwrap();
         Self {
             address: Arc::new(address),
             tls: Some(tls),
@@ -64,43 +71,9 @@ impl fmt::Display for Target {
     }
 }
 
-/// What a connect comes to, on its way from the thread to the shard.
-#[derive(Default)]
-pub(super) struct Handoff {
-    result: Mutex<Option<Result<TcpStream, String>>>,
-    waker: AtomicWaker,
-}
-
-impl Handoff {
-    /// The result, once there is one; else `waker` is woken.
-    pub(super) fn poll(&self, waker: &Waker) -> Poll<Result<TcpStream, String>> {
-        self.waker.register(waker);
-        let result = self.result.lock();
-        match result.unwrap_or_else(PoisonError::into_inner).take() {
-            Some(result) => Poll::Ready(result),
-            None => Poll::Pending,
-        }
-    }
-
-    fn put(&self, result: Result<TcpStream, String>) {
-        let place = self.result.lock();
-        *place.unwrap_or_else(PoisonError::into_inner) = Some(result);
-        self.waker.wake();
-    }
-}
-
 /// Begins to connect.
-pub(super) fn begin(target: Target) -> Arc<Handoff> {
-    let handoff = Arc::new(Handoff::default());
-    let thread = thread::Builder::new().name("redis-connect".into());
-    let connect = {
-        let (handoff, target) = (handoff.clone(), target.clone());
-        move || handoff.put(connect(&target))
-    };
-    if let Err(error) = thread.spawn(connect) {
-        handoff.put(Err(format!("no thread can be started: {error}")));
-    }
-    handoff
+pub(super) fn begin(target: Target) -> Arc<Handoff<TcpStream>> {
+    handoff::begin("redis-connect", move || connect(&target))
 }
 
 /// Tries each address of the name until one answers, all within the time there is.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::resp::{Address, Input, Kind, Login, Session, Value, push_command};
-use crate::runtime::driver::{self, ShardRuntime};
+use crate::runtime::driver::on_each_driver;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -79,15 +79,6 @@ fn address(port: u16) -> Address {
 
 fn target(port: u16) -> Target {
     Target::new(address(port)).unwrap()
-}
-
-/// Runs a test on each driver there is.
-fn on_each_driver<F: Future<Output = ()>>(test: impl Fn() -> F) {
-    for wanted in [driver::Wanted::Auto, driver::Wanted::Epoll] {
-        let (kind, _) = driver::choose(wanted, 256, 1).unwrap();
-        println!("on {}", kind.as_str());
-        ShardRuntime::build(kind, 256).unwrap().block_on(test());
-    }
 }
 
 #[derive(Default)]
