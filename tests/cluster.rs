@@ -8,7 +8,8 @@
 //! | `away` | what one sees while Redis is away, and after |
 //! | `refusals` | a Redis that refuses: passwords, rights, replicas, no memory |
 //! | `names` | what stands in Redis, foreign writers, trimming, INSTANCE_ID |
-//! | `redis`, `proxy`, `instances` | what the tests are made of |
+//! | `history` | the past in PostgreSQL and stream, joined |
+//! | `redis`, `postgres`, `talk`, `proxy`, `instances` | what the tests are made of |
 //!
 //! `RINGCAST_TEST_REDIS=/path/to/server` runs them over that server: another version of Redis, or
 //! Valkey. `RINGCAST_TEST_ALL=1` makes the ledgers long: 100,000 messages, faults of ten seconds.
@@ -25,6 +26,8 @@ mod away;
 #[path = "server/browser.rs"]
 #[allow(dead_code, reason = "the tests of one server use the rest of it")]
 mod browser;
+#[path = "cluster/history.rs"]
+mod history;
 #[path = "cluster/instances.rs"]
 #[allow(dead_code, reason = "the tests of nginx use the rest of it")]
 mod instances;
@@ -37,6 +40,9 @@ mod names;
 mod namespace;
 #[path = "cluster/page.rs"]
 mod page;
+#[path = "cluster/postgres.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod postgres;
 #[path = "cluster/proxy.rs"]
 mod proxy;
 #[path = "cluster/redis.rs"]
@@ -48,3 +54,5 @@ mod rooms;
 #[path = "server/support.rs"]
 #[allow(dead_code, reason = "the tests of one server use the rest of it")]
 mod support;
+#[path = "postgres/talk.rs"]
+mod talk;

@@ -24,6 +24,8 @@ mod errors;
 mod frames;
 #[path = "server/half_open.rs"]
 mod half_open;
+#[path = "server/history.rs"]
+mod history;
 #[path = "server/http.rs"]
 mod http;
 #[path = "server/ids.rs"]

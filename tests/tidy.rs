@@ -23,7 +23,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("worker", &["resp", "pg", "model"]),
     ("shard", &["hub", "backplane", "protocol", "net", "model"]),
     ("web", &[]),
-    ("config", &["net", "resp", "model"]),
+    ("config", &["net", "resp", "pg", "model"]),
     ("telemetry", &["config", "backplane", "model"]),
 ];
 

@@ -1,5 +1,6 @@
 //! What a backplane asks of the machine room, and the answers.
 
+use super::history::{EpochEnds, HistoryAsk, HistoryReply, RoomsQuery, StoredRoom};
 use super::link::{LinkAsk, LinkEvent};
 use super::redis::spool::{SpoolAsk, SpoolEvent};
 use crate::model::{Epoch, Publication, RoomName};
@@ -13,6 +14,8 @@ pub enum Ask {
     Link(LinkAsk),
     /// Of the spool.
     Spool(SpoolAsk),
+    /// Of the PostgreSQL that a worker stores in.
+    History(HistoryAsk),
     /// That operators are told what is wrong.
     Warn(String),
     /// That they are told what is well.
@@ -30,6 +33,8 @@ pub enum Answer {
     Link(LinkEvent),
     /// By the spool.
     Spool(SpoolEvent),
+    /// By PostgreSQL, within `HISTORY_MS`.
+    History(HistoryReply),
 }
 
 /// A question to the store.
@@ -46,6 +51,10 @@ pub enum StoreRequest {
         /// The first offset.
         from: u64,
     },
+    /// How far an epoch of a room goes.
+    Ends(RoomName, Epoch),
+    /// Rooms.
+    Rooms(RoomsQuery),
     /// Commit these, all or none.
     Commit(Vec<Publication>),
 }
@@ -66,6 +75,10 @@ pub enum StoreReply {
         /// The publications, from the first that is still there.
         publications: Result<Vec<Publication>, String>,
     },
+    /// To [`StoreRequest::Ends`].
+    Ends(RoomName, Epoch, Result<EpochEnds, String>),
+    /// To [`StoreRequest::Rooms`].
+    Rooms(RoomsQuery, Result<Vec<StoredRoom>, String>),
     /// To [`StoreRequest::Commit`]: the batch, and whether it is stored.
     Committed(Vec<Publication>, Result<(), CommitFailure>),
 }

@@ -19,6 +19,7 @@
 use bytes::Bytes;
 use hashbrown::HashMap;
 
+use super::history::{EpochEnds, RoomsQuery};
 use super::{
     Ask, CommitFailure, Encode, Moment, Outcome, Publish, Remembered, StoreReply, StoreRequest,
 };
@@ -134,6 +135,23 @@ impl<T: Clone> Embedded<T> {
         }
     }
 
+    pub(super) fn ends(&mut self, room: &RoomName, epoch: Epoch) {
+        if self.stored {
+            self.ask(StoreRequest::Ends(room.clone(), epoch));
+        } else {
+            let ends = Outcome::Ends(room.clone(), epoch, Ok(EpochEnds::default()));
+            self.outcomes.push(ends);
+        }
+    }
+
+    pub(super) fn rooms(&mut self, query: RoomsQuery) {
+        if self.stored {
+            self.ask(StoreRequest::Rooms(query));
+        } else {
+            self.outcomes.push(Outcome::Rooms(query, Ok(Vec::new())));
+        }
+    }
+
     /// Hands over the next batch, if none is being committed.
     pub(super) fn drive(&mut self, moment: &mut Moment<'_>) {
         if self.flight.is_some() {
@@ -188,6 +206,10 @@ impl<T: Clone> Embedded<T> {
                     page,
                 });
             }
+            StoreReply::Ends(room, epoch, ends) => {
+                self.outcomes.push(Outcome::Ends(room, epoch, ends));
+            }
+            StoreReply::Rooms(query, rooms) => self.outcomes.push(Outcome::Rooms(query, rooms)),
             StoreReply::Committed(batch, result) => self.on_committed(batch, result),
         }
     }

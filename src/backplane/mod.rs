@@ -18,13 +18,15 @@
 //!   `--store memory`: accepted), so nothing that anybody was shown can come again under another
 //!   offset;
 //! - every [`Publish`] gets exactly one `Stored` or [`Outcome::Refused`], every
-//!   [`Backplane::open`] one [`Outcome::Opened`], every [`Backplane::read`] one [`Outcome::Page`];
+//!   [`Backplane::open`] one [`Outcome::Opened`], every [`Backplane::read`] one [`Outcome::Page`],
+//!   and so have [`Backplane::ends`] and [`Backplane::rooms`];
 //! - an `Opened` stands in the room's order: the first `Deliver` behind it is the next offset;
 //! - one publisher's messages to one room keep their order;
 //! - an id that a client supplied makes no second publication within the dedupe window.
 
 mod ask;
 mod embedded;
+pub mod history;
 pub mod link;
 pub mod redis;
 mod remembered;
@@ -36,6 +38,7 @@ pub use embedded::Embedded;
 pub use redis::{Partition, Report};
 pub use remembered::Remembered;
 
+use history::{EpochEnds, RoomsQuery, StoredRoom};
 use link::Link;
 
 use crate::model::{Epoch, ErrorCode, MessageId, Name, Position, Publication, RoomName, Timestamp};
@@ -122,6 +125,10 @@ pub enum Outcome<T> {
         /// The page, or why there is none now.
         page: Result<Vec<(u64, Bytes)>, String>,
     },
+    /// How far an epoch of a room goes, as far as it is stored, or why that can't be told now.
+    Ends(RoomName, Epoch, Result<EpochEnds, String>),
+    /// Rooms of which something is stored, by name, or why that can't be told now.
+    Rooms(RoomsQuery, Result<Vec<StoredRoom>, String>),
     /// Publications of a room that nobody can have any more: the next one is `next`.
     Lost {
         /// The room.
@@ -246,11 +253,28 @@ impl<T: Origin> Backplane<T> {
         }
     }
 
-    /// Reads the past of a room from an offset on. Answered by [`Outcome::Page`].
+    /// Reads the past of a room from an offset on. Answered by [`Outcome::Page`]. The epoch may be
+    /// an older one than the room's.
     pub fn read(&mut self, room: &RoomName, epoch: Epoch, from: u64) {
         match self {
             Self::Embedded(embedded) => embedded.read(room, epoch, from),
             Self::Redis(partition) => partition.read(room, epoch, from),
+        }
+    }
+
+    /// Asks how far an epoch of a room goes. Answered by [`Outcome::Ends`].
+    pub fn ends(&mut self, room: &RoomName, epoch: Epoch) {
+        match self {
+            Self::Embedded(embedded) => embedded.ends(room, epoch),
+            Self::Redis(partition) => partition.ends(room, epoch),
+        }
+    }
+
+    /// Asks of which rooms something is stored. Answered by [`Outcome::Rooms`].
+    pub fn rooms(&mut self, query: RoomsQuery) {
+        match self {
+            Self::Embedded(embedded) => embedded.rooms(query),
+            Self::Redis(partition) => partition.rooms(query),
         }
     }
 
@@ -269,6 +293,7 @@ impl<T: Origin> Backplane<T> {
             (Self::Embedded(embedded), Answer::Store(reply)) => embedded.on_store(reply),
             (Self::Redis(partition), Answer::Link(event)) => partition.on_link(moment, event),
             (Self::Redis(partition), Answer::Spool(event)) => partition.on_spool(moment, event),
+            (Self::Redis(partition), Answer::History(reply)) => partition.on_history(moment, reply),
             (_, answer) => debug_assert!(false, "nobody asked for {answer:?}"),
         }
     }

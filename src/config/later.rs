@@ -49,7 +49,6 @@ const fn but(flag: &'static str, inert: &'static [&'static str]) -> LaterSetting
 
 /// Every such setting.
 pub static LATER: &[LaterSetting] = &[
-    named("postgres-url", "POSTGRES_URL"),
     LaterSetting {
         inert: &["false", "off", "0"],
         ..named("", "WORKER_ENABLED")
@@ -73,7 +72,6 @@ pub static LATER: &[LaterSetting] = &[
     flag("tls-key"),
     flag("metrics-bind"),
     but("partitions", &["1"]),
-    flag("postgres-pool"),
     flag("worker-port"),
     flag("worker-partitions"),
     flag("signalr-hub"),

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crate::model::Name;
 use crate::net::{Networks, OriginPolicy};
+use crate::pg::{Conninfo, Given};
 use crate::resp::Address;
 
 pub use report::readme_table;
@@ -55,6 +56,12 @@ pub struct Config {
     pub instance_id: Name,
     /// The Redis of the cluster; `None`: alone.
     pub redis: Option<Address>,
+    /// The PostgreSQL that a worker stores in, and servers read history from.
+    pub postgres: Option<Conninfo>,
+    /// The same as it was typed.
+    pub(super) postgres_given: Option<Given>,
+    /// A server's connections for history.
+    pub postgres_pool: usize,
     /// First part of every name in Redis.
     pub key_prefix: String,
     /// Bytes of what is held while Redis is away.

@@ -73,6 +73,7 @@ impl Config {
         for one in &mut settings {
             one.error = (one.setting.set)(&mut config, &one.text).err();
         }
+        complete_postgres(&mut config, &mut settings, env);
         check_together(&config, &mut settings);
         let message_bytes_are_set = settings
             .iter()
@@ -122,6 +123,9 @@ fn unset() -> Config {
         port: 0,
         instance_id: Name::default(),
         redis: None,
+        postgres: None,
+        postgres_given: None,
+        postgres_pool: 0,
         key_prefix: String::new(),
         spool_bytes: 0,
         stream_retention: Duration::ZERO,
@@ -175,6 +179,22 @@ fn look_up(setting: &'static Setting, flags: &Flags, env: &Env, host_name: &str)
         text: text.to_owned(),
         source,
         error: None,
+    }
+}
+
+/// What `POSTGRES_URL` leaves out is filled in from the `PG*` variables.
+fn complete_postgres(config: &mut Config, settings: &mut [Resolved], env: &Env) {
+    let Some(given) = &config.postgres_given else {
+        return;
+    };
+    match given.complete(|name| env.get(name).cloned()) {
+        Ok(info) => config.postgres = Some(info),
+        Err(why) => {
+            let of = |one: &&mut Resolved| one.setting.flag == "postgres-url";
+            if let Some(one) = settings.iter_mut().find(of) {
+                one.error.get_or_insert(why);
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::values::{
 };
 use super::{Config, Driver, LogFormat, SlowConsumer, StoreKind};
 use crate::model::name_is_valid;
+use crate::pg;
 use crate::resp::Address;
 
 /// One setting.
@@ -47,9 +48,14 @@ pub(super) fn env_of(flag: &str) -> String {
 
 /// What may be shown of a secret setting's value.
 pub(super) fn secretless(text: &str) -> String {
-    match Address::parse(text) {
-        Ok(address) => address.to_string(),
-        Err(_) if text.contains('@') => "***".to_owned(),
+    let is_of_postgres = text.starts_with("postgres") || text.contains('=');
+    let shown = match is_of_postgres {
+        true => pg::Given::parse(text).map(|given| given.to_string()),
+        false => Address::parse(text).map(|address| address.to_string()),
+    };
+    match shown {
+        Ok(shown) => shown,
+        Err(_) if is_of_postgres || text.contains('@') => "***".to_owned(),
         Err(_) => text.to_owned(),
     }
 }
@@ -122,6 +128,21 @@ pub static SETTINGS: &[Setting] = &[
             |c, t| {
                 let address = (t != "none").then(|| Address::parse(t));
                 put(&mut c.redis, address.transpose())
+            },
+        )
+    },
+    Setting {
+        own_env: Some("POSTGRES_URL"),
+        is_secret: true,
+        ..setting(
+            "postgres-url",
+            "none",
+            "URL",
+            "`postgres://[user[:password]@]host[:port][/database]` or `host=… dbname=…`; `PG*` \
+             variables fill in",
+            |c, t| {
+                let given = (t != "none").then(|| pg::Given::parse(t));
+                put(&mut c.postgres_given, given.transpose())
             },
         )
     },
@@ -365,6 +386,13 @@ pub static SETTINGS: &[Setting] = &[
         "N",
         "ack only what so many replicas of Redis have (WAIT); 0: none",
         |c, t| put(&mut c.ack_replicas, number(t, 0..=64)),
+    ),
+    setting(
+        "postgres-pool",
+        "4",
+        "N",
+        "connections to PostgreSQL that a server reads history by",
+        |c, t| put(&mut c.postgres_pool, number(t, 1..=64)),
     ),
     setting(
         "log-format",

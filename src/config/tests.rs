@@ -35,6 +35,9 @@ fn nothing_set_is_the_defaults_of_the_protocol() {
         port: 8080,
         instance_id: "a-host".into(),
         redis: None,
+        postgres: None,
+        postgres_given: None,
+        postgres_pool: 4,
         key_prefix: "gosocket".into(),
         spool_bytes: 1 << 30,
         stream_retention: seconds(3600),
@@ -79,6 +82,7 @@ fn each_setting_is_a_flag_and_a_variable() {
         ("port", "9"),
         ("instance-id", "i"),
         ("redis-url", "h:1"),
+        ("postgres-url", "postgres://u@h"),
         ("key-prefix", "p"),
         ("bind", "::"),
         ("data-dir", "/d"),
@@ -109,6 +113,7 @@ fn each_setting_is_a_flag_and_a_variable() {
         ("stream-retention", "1m"),
         ("stream-bytes", "0"),
         ("ack-replicas", "1"),
+        ("postgres-pool", "9"),
         ("log-format", "json"),
         ("log-level", "debug"),
     ];
@@ -148,7 +153,13 @@ fn names_of_the_variables() {
         .collect();
     assert_eq!(
         own,
-        ["SERVER_PORT", "INSTANCE_ID", "REDIS_URL", "KEY_PREFIX"]
+        [
+            "SERVER_PORT",
+            "INSTANCE_ID",
+            "REDIS_URL",
+            "POSTGRES_URL",
+            "KEY_PREFIX"
+        ]
     );
     let env = |flag| {
         SETTINGS
@@ -257,10 +268,7 @@ fn settings_of_later_stages_are_refused_and_their_values_never_shown() {
             read("", &[(&setting.env(), inert)]).unwrap();
         }
     }
-    let env = [
-        ("POSTGRES_URL", "postgres://:hunter2@h"),
-        ("WORKER_ENABLED", "true"),
-    ];
+    let env = [("BATCH_SIZE", "hunter2"), ("WORKER_ENABLED", "true")];
     let lines = refused("--jwt-secret hunter2 --deflate check-config", &env);
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert!(!lines.concat().contains("hunter2"));
@@ -297,6 +305,39 @@ fn check_config_tells_values_and_sources() {
     let errors = read("check-config --port x", &[]).unwrap_err();
     assert!(errors.report.unwrap().contains("flag  BAD"));
     assert_eq!(errors.lines.len(), 1);
+}
+
+#[test]
+fn postgres_is_where_the_url_and_the_variables_say() {
+    let env = [("PGPASSWORD", "hunter2"), ("PGPORT", "77"), ("USER", "me")];
+    let (_, config) = read("--postgres-url postgres://db/chat --postgres-pool 2", &env).unwrap();
+    let info = config.postgres.unwrap();
+    assert_eq!(info.to_string(), "me@db:77/chat");
+    assert_eq!(
+        (info.password.as_deref(), config.postgres_pool),
+        (Some("hunter2"), 2)
+    );
+    let url = [("POSTGRES_URL", "host=db user=u password=hunter2 dbname=d")];
+    let (mode, _) = read("check-config", &url).unwrap();
+    let Mode::Print(report) = mode else {
+        panic!("{mode:?}")
+    };
+    assert!(report.contains("postgres://u:***@db/d"), "{report}");
+    assert!(!report.contains("hunter2"));
+    for bad in [
+        "postgres://u:hunter2@h:x/",
+        "postgres://:hunter2@h",
+        "host=h password=hunter2 user",
+        "host=h password='hunter2",
+    ] {
+        let lines = refused("", &[("POSTGRES_URL", bad)]);
+        assert_eq!(lines.len(), 1);
+        assert!(
+            lines[0].starts_with("--postgres-url (env POSTGRES_URL): "),
+            "{lines:?}"
+        );
+        assert!(!lines[0].contains("hunter2"), "{lines:?}");
+    }
 }
 
 #[test]

@@ -282,3 +282,33 @@ pub const COPY_FRAME_BYTES: usize = 64 * 1024;
 
 const _: () = assert!(PG_PAUSES_MS.0 < PG_PAUSES_MS.1);
 const _: () = assert!(COPY_FRAME_BYTES < PG_MESSAGE_BYTES_MAX);
+
+/// Pages of rooms that one question to PostgreSQL is for.
+pub const HISTORY_WANTS_MAX: usize = 100;
+/// Questions about the past that wait for PostgreSQL.
+pub const HISTORY_ASKS_MAX: usize = 10_000;
+/// Within how long such a question is answered, if only by an error, in ms.
+pub const HISTORY_MS: u64 = 1_500;
+/// How long one of its statements may take, in ms, and wait for a lock.
+pub const HISTORY_STATEMENT_MS: u64 = 1_200;
+/// Requests for history that one home shard works on at once; others wait their turn.
+pub const HISTORIES_MAX: usize = 32;
+/// Requests that wait for it.
+pub const HISTORIES_WAITING_MAX: usize = 10_000;
+/// Bytes of one answer with history.
+pub const HISTORY_BYTES_MAX: usize = 1024 * 1024;
+/// Messages of one answer with history, and how many where nobody says.
+pub const HISTORY_MESSAGES_MAX: usize = 1000;
+/// See [`HISTORY_MESSAGES_MAX`].
+pub const HISTORY_MESSAGES: usize = 100;
+/// Within how long a request for history or rooms is answered, in ms, if only by `unavailable`.
+pub const HISTORY_ANSWER_MS: u64 = 1_900;
+/// Rooms of one answer, and how many where nobody says.
+pub const ROOMS_LISTED_MAX: usize = 1000;
+/// See [`ROOMS_LISTED_MAX`].
+pub const ROOMS_LISTED: usize = 100;
+
+const _: () = assert!(HISTORY_STATEMENT_MS < HISTORY_MS && HISTORY_MS < HISTORY_ANSWER_MS);
+const _: () = assert!(HISTORY_BYTES_MAX >= PAGE_BYTES_MAX);
+const _: () = assert!(HISTORY_MESSAGES <= HISTORY_MESSAGES_MAX);
+const _: () = assert!(HISTORY_WANTS_MAX * PAGE_BYTES_MAX < PG_ROWS_BYTES_MAX);

@@ -196,6 +196,9 @@ impl Given {
                 None => return Err(unknown(&name)),
             }
         }
+        // What is no host may be a password that lacks its @: so it is looked at here already.
+        let of = |name: &str| parameters.get(name).cloned();
+        hosts(of("host"), of("hostaddr"), of("port"))?;
         Ok(Self { parameters })
     }
 

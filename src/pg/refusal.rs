@@ -290,8 +290,8 @@ impl Refusal {
     /// The context is translated where `lc_messages` is, but for its numbers: `COPY messages, line
     /// 5, column payload`. Only to begin a search by.
     pub fn copy_line(&self) -> Option<u64> {
-        let context = self.context.as_deref()?;
-        let rest = context.strip_prefix("COPY ")?;
+        let mut lines = self.context.as_deref()?.lines();
+        let rest = lines.find_map(|line| line.strip_prefix("COPY "))?;
         let digits = rest.split(", ").nth(1)?;
         let digits = digits.rsplit(' ').next()?;
         digits.trim_end_matches(':').parse().ok()
@@ -389,7 +389,10 @@ mod tests {
             (b'C', b"22P05"),
             (b'M', b"unsupported\nUnicode escape \xff"),
             (b'D', b"\\u0000 cannot be converted to text."),
-            (b'W', b"COPY messages, line 5, column payload"),
+            (
+                b'W',
+                b"JSON data, line 1: \"\\u0000...\nCOPY messages, line 5, column payload",
+            ),
             (b'c', b"payload"),
             (b'H', long.as_bytes()),
         ];

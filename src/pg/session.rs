@@ -216,8 +216,8 @@ impl Session {
             .map_err(|_| WireError("user, database and options must not contain NUL".into()))
     }
 
-    /// Appends a request. Only if [`Session::has_room`]. Of a [`Request::Copy`] the rows are left in
-    /// it: they are sent right behind `out`.
+    /// Appends a request. Only if [`Session::has_room`]. Of a [`Request::Copy`] the rows are left
+    /// in it: they are sent right behind `out`.
     ///
     /// # Errors
     /// It can't be written (a NUL in the statement); nothing was appended.

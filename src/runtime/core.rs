@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use monoio::net::TcpStream;
 use rustix::net::Shutdown;
 
+use super::history;
 use super::mailbox::{Letter, Mailbox, Post};
 use super::redis::{Links, Target};
 use super::sockets::{Received, Sockets};
@@ -47,6 +48,7 @@ pub(super) struct Core {
     store: Option<StoreHandle>,
     links: Option<Links>,
     spool: Option<SpoolHandle>,
+    history: Option<history::Pool>,
     pub(super) stats: Arc<Stats>,
     effects: Vec<Effect>,
     buffer: Vec<u8>,
@@ -81,6 +83,16 @@ pub(super) struct Seed {
     pub(super) redis: Option<Target>,
     /// See `redis`.
     pub(super) spool: Option<SpoolHandle>,
+    /// How it reads what a worker has stored, if it does.
+    pub(super) history: Option<HistorySeed>,
+}
+
+/// How a pool of links to PostgreSQL is opened.
+#[derive(Clone)]
+pub(super) struct HistorySeed {
+    pub(super) target: super::pg::Target,
+    pub(super) name: String,
+    pub(super) links_max: usize,
 }
 
 /// How a turn ended.
@@ -143,6 +155,7 @@ impl Core {
             store: seed.store,
             links: None,
             spool: seed.spool,
+            history: None,
             stats: seed.stats,
             effects: Vec::new(),
             buffer: vec![0; READ_BYTES_MAX],
@@ -394,6 +407,11 @@ impl Core {
                     spool.ask(ask);
                 }
             }
+            Ask::History(ask) => {
+                if let Some(pool) = &self.history {
+                    pool.ask(ask);
+                }
+            }
             Ask::Warn(why) => tracing::warn!("{why}"),
             Ask::Note(what) => tracing::info!("{what}"),
             Ask::End(why) => {
@@ -421,6 +439,24 @@ impl Core {
             }
         });
         core.borrow_mut().links = Some(Links::new(target, on_event));
+    }
+
+    /// Opens its links to the PostgreSQL that a worker stores in.
+    pub(super) fn open_history(core: &Shared, history: HistorySeed) {
+        let weak = Rc::downgrade(core);
+        let on_reply = Rc::new(move |reply| {
+            if let Some(core) = weak.upgrade() {
+                let mut core = core.borrow_mut();
+                core.handle(Event::Backplane(Answer::History(reply)));
+            }
+        });
+        let HistorySeed {
+            target,
+            name,
+            links_max,
+        } = history;
+        let pool = history::Pool::open(target, name, links_max, on_reply);
+        core.borrow_mut().history = Some(pool);
     }
 
     fn open_gate(&mut self, index: ConnIndex) {

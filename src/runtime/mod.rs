@@ -16,6 +16,7 @@ pub mod ask;
 mod core;
 mod driver;
 mod handoff;
+mod history;
 mod listen;
 /// Reachable only because its bench must be.
 #[doc(hidden)]
@@ -42,7 +43,7 @@ use std::time::Instant;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use self::core::{Core, Seed};
+use self::core::{Core, HistorySeed, Seed};
 use driver::{Kind, ShardRuntime, Wanted};
 use mailbox::{Letter, Post, mailboxes};
 use redis::Target;
@@ -140,6 +141,7 @@ impl Instance {
         };
         let opened = open_store(config, shards)?;
         let (keeping, target) = keeping(config)?;
+        let history = history_seed(config)?;
 
         let instance_id = config.instance_id.to_string();
         let stats = Stats::new(instance_id, kind.as_str(), connections_max, shards);
@@ -194,6 +196,7 @@ impl Instance {
                 began,
                 redis: target.clone().filter(|_| id == 0),
                 spool: spools.pop(),
+                history: history.clone().filter(|_| id == 0),
             };
             let core = config.pin_cores.then(|| cores[id % cores.len()]);
             threads.push(start_shard(
@@ -258,9 +261,13 @@ fn start_shard(
             // Whether anybody still waits for it does not matter.
             let _ = begun.send(());
             let redis = seed.redis.take();
+            let history = seed.history.take();
             let core = Rc::new(RefCell::new(Core::new(seed)));
             if let Some(target) = redis {
                 Core::open_links(&core, target);
+            }
+            if let Some(history) = history {
+                Core::open_history(&core, history);
             }
             runtime.block_on(tasks::run(core, listener))
         });
@@ -324,6 +331,7 @@ fn keeping(config: &Config) -> Result<(Keeping, Option<Target>), String> {
         retention_ms: config.stream_retention.as_millis() as u64,
         stream_bytes_max: config.stream_bytes as u64,
         ack_replicas: config.ack_replicas,
+        has_store: config.postgres.is_some(),
         log_bytes_max: config.room_log_bytes / 2,
         turn_bytes_max: config.room_log_bytes / 4,
         ready_bytes_max: READY_BYTES_MAX,
@@ -331,6 +339,23 @@ fn keeping(config: &Config) -> Result<(Keeping, Option<Target>), String> {
     };
     let target = Target::new(address.clone())?;
     Ok((Keeping::Redis(vec![settings]), Some(target)))
+}
+
+/// How history is read from PostgreSQL; only in a cluster, as only its stream has a worker.
+fn history_seed(config: &Config) -> Result<Option<HistorySeed>, String> {
+    let Some(info) = &config.postgres else {
+        return Ok(None);
+    };
+    if config.redis.is_none() {
+        tracing::warn!("POSTGRES_URL has no effect without REDIS_URL: history is in --data-dir");
+        return Ok(None);
+    }
+    let target = pg::Target::new(info.clone());
+    Ok(Some(HistorySeed {
+        target: target.map_err(|why| format!("--postgres-url: {why}"))?,
+        name: format!("ringcast-{}", config.instance_id),
+        links_max: config.postgres_pool,
+    }))
 }
 
 /// Who this data directory is to the lease of the INSTANCE_ID: a restarted instance takes its own

@@ -8,7 +8,8 @@
 //!
 //! - A read or write is never dropped while it is under way; reader and writer own their half of
 //!   the stream, and the descriptors are closed when both have ended.
-//! - [`Link::send`] never calls back: events come from tasks only, so whoever sends may be borrowed.
+//! - [`Link::send`] never calls back: events come from tasks only, so whoever sends may be
+//!   borrowed.
 //! - Rows of a COPY are written from the buffer they were encoded in, which then comes back; with
 //!   TLS they are sealed piece by piece.
 //! - After [`Link`] is dropped nothing more is told.
@@ -115,12 +116,6 @@ impl Link {
         life.as_ref().is_some_and(|life| life.has_room())
     }
 
-    /// Requests without an answer.
-    pub(super) fn unanswered(&self) -> usize {
-        let life = self.inner.life.borrow();
-        life.as_ref().map_or(0, |life| life.asked.borrow().len())
-    }
-
     /// Sends a request; it is answered by [`Event::Answer`].
     ///
     /// # Errors
@@ -147,14 +142,6 @@ impl Link {
             }
         };
         Err(Box::new((request, Refusal::of_way(Cause::Away, why))))
-    }
-
-    /// Has what is under way cancelled; it is answered with [`Cause::Cancelled`] if that came in
-    /// time.
-    pub(super) fn cancel(&self) {
-        if let Some(life) = &*self.inner.life.borrow() {
-            life.cancel();
-        }
     }
 }
 

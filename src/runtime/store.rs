@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::mailbox::{Letter, Post};
 use super::stats::Stats;
+use crate::backplane::history::{EpochEnds, RoomsQuery, StoredRoom};
 use crate::backplane::{Answer, CommitFailure, StoreReply, StoreRequest};
 use crate::model::limits::{PAGE_BYTES_MAX, PAGE_PUBLICATIONS_MAX};
 use crate::model::{Epoch, Publication, RoomName, Timestamp};
@@ -40,6 +41,8 @@ enum Read {
         epoch: Epoch,
         from: u64,
     },
+    Ends(RoomName, Epoch),
+    Rooms(RoomsQuery),
 }
 
 /// The way to both threads.
@@ -60,6 +63,10 @@ impl StoreHandle {
                 .reads
                 .send((shard, Read::Page { room, epoch, from }))
                 .is_ok(),
+            StoreRequest::Ends(room, epoch) => {
+                self.reads.send((shard, Read::Ends(room, epoch))).is_ok()
+            }
+            StoreRequest::Rooms(query) => self.reads.send((shard, Read::Rooms(query))).is_ok(),
         };
     }
 }
@@ -224,6 +231,21 @@ fn read_all(mut reader: Reader, epoch: Epoch, queue: &Receiver<(ShardId, Read)>,
                     from,
                     publications,
                 }
+            }
+            Read::Ends(room, epoch) => {
+                let ends = reader.ends(&room, epoch);
+                let ends = ends.map(|(last, previous)| EpochEnds { last, previous });
+                StoreReply::Ends(room, epoch, ends.map_err(|error| error.to_string()))
+            }
+            Read::Rooms(query) => {
+                let rooms = reader.rooms(&query.prefix, &query.after, query.limit);
+                let stored = |(room, offset)| StoredRoom {
+                    room,
+                    epoch,
+                    offset,
+                };
+                let rooms = rooms.map(|rooms| rooms.into_iter().map(stored).collect());
+                StoreReply::Rooms(query, rooms.map_err(|error| error.to_string()))
             }
         };
         post.send(shard, Letter::Answer(Answer::Store(reply)));

@@ -1,5 +1,5 @@
-//! TLS around a connection's bytes, by rustls without I/O: what came from the socket -> plain bytes,
-//! plain bytes -> what goes to the socket.
+//! TLS around a connection's bytes, by rustls without I/O: what came from the socket -> plain
+//! bytes, plain bytes -> what goes to the socket.
 
 mod verify;
 

@@ -85,6 +85,8 @@ impl Shard {
                 from,
                 page,
             } => self.on_page_read(&room, epoch, from, page),
+            Outcome::Ends(room, epoch, ends) => self.on_ends(&room, epoch, &ends),
+            Outcome::Rooms(query, rooms) => self.on_rooms(query.id, rooms),
             Outcome::Lost { room, epoch, next } => self.lose(&room, epoch, next),
             Outcome::Epoch(epoch) => self.restart_rooms(epoch),
             Outcome::Held { preview, origin } => self.hold(&preview, origin),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::{HistoryRequest, Listing};
+use crate::backplane::history::RoomsQuery;
 use crate::backplane::{Answer, Ask};
 use crate::hub::{Chunk, ConnIndex};
 use crate::model::{ClientId, Epoch, ErrorCode, MessageId, Name, RoomName, Timestamp};
@@ -133,6 +135,10 @@ pub enum Mail {
     Announce(Bytes),
     /// What orders and keeps was lost (why), or is there again.
     Degraded(Option<Arc<str>>),
+    /// Which rooms there are; answered by [`Mail::Listing`].
+    ListRooms(RoomsQuery),
+    /// The answer to [`Mail::ListRooms`].
+    Listing(Listing),
     /// Close the connections of a user; `true`: have the other instances close them too.
     Kick(Name, bool),
     /// From the home shard: a frame that is kept for nobody.
@@ -169,6 +175,8 @@ pub enum Request {
         /// For whom.
         asker: Asker,
     },
+    /// History over HTTP; answered by [`Reply::Http`].
+    History(HistoryRequest),
     /// A page of the past from an offset on; answered by [`Reply::Page`].
     Page {
         /// The room.
@@ -275,6 +283,13 @@ pub enum Reply {
         asker: Asker,
         /// The frame.
         frame: Bytes,
+    },
+    /// A whole HTTP response.
+    Http {
+        /// Whose.
+        conn: ConnId,
+        /// The response.
+        response: Vec<u8>,
     },
     /// A page of the past, or the first offset that can be had.
     Page {

@@ -20,12 +20,13 @@ use super::Shard;
 use super::event::{
     Asker, ConnId, Join, Leave, Mail, PublishRequest, RefusedJoin, Reply, Request, ShardId,
 };
+use super::history::Histories;
 use super::leaving::Leaving;
 use super::pages::Waiter;
 use crate::backplane::Backplane;
 use crate::hub::{Audience, RoomKey};
 use crate::model::limits::{MEMBERS_LISTED_MAX, SHARD_CREDITS};
-use crate::model::{ErrorCode, Name, Position, RoomName};
+use crate::model::{Epoch, ErrorCode, Name, Position, RoomName};
 use crate::protocol::event;
 
 /// Whose a publish is.
@@ -80,7 +81,9 @@ pub(super) struct Home {
     pub(super) rooms: HashMap<RoomKey, HomeRoom>,
     pub(super) backplane: Backplane<Origin>,
     /// Reads of the past under way: who waits for each.
-    pub(super) reads: HashMap<(RoomKey, u64), Vec<Waiter>>,
+    pub(super) reads: HashMap<(RoomKey, Epoch, u64), Vec<Waiter>>,
+    /// Requests for history.
+    pub(super) histories: Histories,
     /// Rooms to look at when their time comes.
     pub(super) linger: VecDeque<(u64, RoomName)>,
     /// Leaves to tell when their time comes.
@@ -93,6 +96,7 @@ impl Home {
             rooms: HashMap::new(),
             backplane,
             reads: HashMap::new(),
+            histories: Histories::default(),
             linger: VecDeque::new(),
             leaving: VecDeque::new(),
         }
@@ -109,6 +113,7 @@ impl Request {
             Self::Join(join) => &join.room,
             Self::Leave(leave) => &leave.room,
             Self::Publish(request) => &request.publish.room,
+            Self::History(request) => &request.room,
             Self::Signal { room, .. } | Self::Members { room, .. } | Self::Page { room, .. } => {
                 room
             }
@@ -168,6 +173,7 @@ impl Shard {
             Request::Signal { frame, .. } => self.serve_signal(from, key, &frame),
             Request::Members { room, asker } => self.serve_members(from, key, &room, asker),
             Request::Page { room, from: offset } => self.serve_page(from, key, room, offset),
+            Request::History(request) => self.serve_history(from, key, request),
         }
     }
 
@@ -293,6 +299,9 @@ impl Shard {
                 from,
                 page: Err(from + 1),
             },
+            Request::History(request) => {
+                return self.refuse_history(to, &request, 503, &why);
+            }
             Request::Leave(_) | Request::Signal { .. } => return,
         };
         self.reply(to, reply);
@@ -535,7 +544,7 @@ impl Shard {
 }
 
 /// The JSON text of a text frame of the server's: not masked, in one piece.
-fn text_of(frame: &[u8]) -> &[u8] {
+pub(super) fn text_of(frame: &[u8]) -> &[u8] {
     let header = match frame.get(1) {
         Some(127) => 10,
         Some(126) => 4,

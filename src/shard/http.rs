@@ -4,9 +4,13 @@ use std::net::IpAddr;
 
 use super::connection::Phase;
 use super::edge::contained;
-use super::{Effect, Page, Shard};
+use super::{Effect, HistoryRequest, Page, Shard};
 use crate::hub::ConnIndex;
-use crate::model::{Name, RoomName, name_is_valid};
+use crate::model::limits::{
+    HISTORY_ANSWER_MS, HISTORY_MESSAGES, HISTORY_MESSAGES_MAX, ROOM_NAME_BYTES_MAX, ROOMS_LISTED,
+    ROOMS_LISTED_MAX,
+};
+use crate::model::{Epoch, Name, RoomName, name_is_valid};
 use crate::net::{self, Body, Head, HeadError, origin_allowed, response, target, upgrade};
 use crate::protocol::command::{Command, Request};
 use crate::protocol::event;
@@ -34,6 +38,10 @@ enum Route {
     Page(Page),
     /// Close this user's connections.
     Kick(Name),
+    /// Read a room's history.
+    History(RoomName, Range),
+    /// List rooms: prefix, cursor, limit.
+    Rooms(String, String, usize),
     Refuse(Vec<u8>),
 }
 
@@ -95,7 +103,11 @@ impl Shard {
                 Ok(answer) => Route::Echo(answer),
                 Err(error) => Route::Refuse(response::refuse(&error)),
             },
-            (path, _) => route_page(head, path),
+            ("/api/rooms", _) => route_rooms(head),
+            (path, _) => match room_target(path) {
+                Some(room) => route_history(head, room),
+                None => route_page(head, path),
+            },
         }
     }
 
@@ -158,6 +170,26 @@ impl Shard {
                 let answer = response::build(200, response::JSON, &[], body.as_bytes());
                 self.answer(index, &answer);
             }
+            Route::History(room, range) => {
+                let Some(conn) = self.begin_answering(index) else {
+                    return;
+                };
+                let home = self.home_of(&room);
+                let request = HistoryRequest {
+                    conn,
+                    room,
+                    epoch: range.epoch,
+                    after: range.after,
+                    before: range.before,
+                    limit: range.limit,
+                };
+                self.request(home, 0, super::event::Request::History(request));
+            }
+            Route::Rooms(prefix, after, limit) => {
+                if self.begin_answering(index).is_some() {
+                    self.list_rooms(index, prefix, after, limit);
+                }
+            }
             Route::Refuse(answer) => {
                 self.counters.refused += 1;
                 self.answer(index, &answer);
@@ -177,6 +209,15 @@ impl Shard {
                 room,
             } => self.open(index, &answer, username, room),
         }
+    }
+
+    /// The answer takes a while.
+    fn begin_answering(&mut self, index: ConnIndex) -> Option<ConnId> {
+        let deadline_ms = self.now.ms + 2 * HISTORY_ANSWER_MS;
+        let conn = self.conn_mut(index)?;
+        conn.phase = Phase::Answering;
+        conn.deadline_ms = deadline_ms;
+        Some(conn.id(index))
     }
 
     /// The handshake is done: welcome.
@@ -283,6 +324,114 @@ fn file(head: &Head<'_>, path: &str) -> Page {
     }
 }
 
+/// Whose history the request is about: `/api/rooms/{room}/messages`.
+fn room_target(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("/api/rooms/")?;
+    rest.strip_suffix("/messages")
+        .filter(|room| !room.contains('/'))
+}
+
+/// What of a history is wanted.
+#[derive(Debug, PartialEq, Eq)]
+struct Range {
+    epoch: Option<Epoch>,
+    after: Option<u64>,
+    before: Option<u64>,
+    limit: usize,
+}
+
+fn bad_request(message: &str) -> Route {
+    Route::Refuse(response::error(400, "bad_request", message, &[]))
+}
+
+/// A number of a query; an empty one counts as not there.
+fn number(head: &Head<'_>, name: &str) -> Result<Option<u64>, String> {
+    match target::parameter(head.query, name) {
+        Some(text) if !text.is_empty() => {
+            let is_number = text.bytes().all(|b| b.is_ascii_digit());
+            let number = text.parse().ok().filter(|_| is_number);
+            number
+                .map(Some)
+                .ok_or_else(|| format!("{name}: must be an offset, a number from 0 on"))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn limit(head: &Head<'_>, usual: usize, most: usize) -> Result<usize, String> {
+    let bad = || format!("limit: must be a number from 1 to {most}");
+    match number(head, "limit").map_err(|_| bad())? {
+        None => Ok(usual),
+        Some(limit) => usize::try_from(limit)
+            .ok()
+            .filter(|limit| (1..=most).contains(limit))
+            .ok_or_else(bad),
+    }
+}
+
+fn route_history(head: &Head<'_>, room: &str) -> Route {
+    if let Err(refusal) = check_get(head) {
+        return refusal;
+    }
+    let Some(room) = target::segment(room) else {
+        return Route::Refuse(response::error(
+            400,
+            "bad_room",
+            "the room's name is not UTF-8, %-encoded",
+            &[],
+        ));
+    };
+    let room = match RoomName::parse(&room) {
+        Ok(room) => room,
+        Err(error) => {
+            return Route::Refuse(response::error(400, "bad_room", &error.to_string(), &[]));
+        }
+    };
+    if room.personal_user().is_some() {
+        let why = "a personal room can be read only by its user";
+        return Route::Refuse(response::error(403, "forbidden", why, &[]));
+    }
+    match range(head) {
+        Ok(range) => Route::History(room, range),
+        Err(why) => bad_request(&why),
+    }
+}
+
+fn range(head: &Head<'_>) -> Result<Range, String> {
+    let epoch = match target::parameter(head.query, "epoch") {
+        Some(text) if !text.is_empty() => {
+            let bad = || "epoch: must be one that the server has told".to_owned();
+            Some(Epoch::parse(&text).ok_or_else(bad)?)
+        }
+        _ => None,
+    };
+    Ok(Range {
+        epoch,
+        after: number(head, "after")?,
+        before: number(head, "before")?,
+        limit: limit(head, HISTORY_MESSAGES, HISTORY_MESSAGES_MAX)?,
+    })
+}
+
+fn route_rooms(head: &Head<'_>) -> Route {
+    if let Err(refusal) = check_get(head) {
+        return refusal;
+    }
+    let text = |name: &str| {
+        let text = target::parameter(head.query, name).unwrap_or_default();
+        let long = format!("{name}: at most {ROOM_NAME_BYTES_MAX} bytes");
+        match text.len() <= ROOM_NAME_BYTES_MAX && !text.contains('\0') {
+            true => Ok(text.into_owned()),
+            false => Err(long),
+        }
+    };
+    let parts = text("prefix").and_then(|prefix| Ok((prefix, text("cursor")?)));
+    match (parts, limit(head, ROOMS_LISTED, ROOMS_LISTED_MAX)) {
+        (Ok((prefix, cursor)), Ok(limit)) => Route::Rooms(prefix, cursor, limit),
+        (Err(why), _) | (_, Err(why)) => bad_request(&why),
+    }
+}
+
 fn route_page(head: &Head<'_>, path: &str) -> Route {
     let page = match path {
         _ if FILES.contains(&path) => file(head, path),
@@ -298,21 +447,29 @@ fn route_page(head: &Head<'_>, path: &str) -> Route {
             ));
         }
     };
+    match check_get(head) {
+        Ok(()) => Route::Page(page),
+        Err(refusal) => refusal,
+    }
+}
+
+/// A GET without a body.
+fn check_get(head: &Head<'_>) -> Result<(), Route> {
     if head.method != "GET" {
         let allow = [("Allow", "GET")];
-        return Route::Refuse(response::error(
+        return Err(Route::Refuse(response::error(
             405,
             "bad_request",
             "only GET is taken here",
             &allow,
-        ));
+        )));
     }
     if head.body != Body::None {
         let error = HeadError {
             status: 413,
             message: "no body is taken here",
         };
-        return Route::Refuse(response::refuse(&error));
+        return Err(Route::Refuse(response::refuse(&error)));
     }
-    Route::Page(page)
+    Ok(())
 }

@@ -69,7 +69,8 @@ impl Shard {
             .hub
             .room(key)
             .is_some_and(|room| room.members().is_empty() && room.joins_pending == 0)
-            && !self.home.reads.keys().any(|&(reading, _)| reading == key)
+            && !self.home.reads.keys().any(|&(reading, ..)| reading == key)
+            && !self.home.histories.is_reading(key)
             && !self.lanes.is_behind(key)
     }
 

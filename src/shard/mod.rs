@@ -22,11 +22,13 @@ mod counters;
 mod deliver;
 mod edge;
 mod event;
+mod history;
 mod home;
 mod http;
 mod lanes;
 mod leaving;
 mod linger;
+mod listing;
 mod options;
 mod outlet;
 mod pages;
@@ -41,6 +43,8 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 pub use counters::{CELLS, CLOSE_CODES, Counters, ERROR_CODES};
 pub use event::*;
+pub use history::HistoryRequest;
+pub use listing::{Listed, Listing};
 pub use options::{Keeping, Options, SlowConsumer};
 pub use outlet::{Gone, Socket};
 
@@ -86,6 +90,8 @@ pub struct Shard {
     /// Connections that are not read for want of credit.
     stalled: Vec<ConnIndex>,
     lanes: Lanes,
+    /// Lists of rooms that are gathered.
+    listings: listing::Listings,
     outstanding: Vec<Outstanding>,
     home: Home,
     effects: Vec<Effect>,
@@ -115,6 +121,7 @@ impl Shard {
             flush: Vec::new(),
             stalled: Vec::new(),
             lanes: Lanes::new(options.shards, options.log_bytes_max / 4),
+            listings: listing::Listings::default(),
             outstanding: vec![Outstanding::default(); usize::from(options.shards)],
             home: Home::new(backplane),
             effects: Vec::new(),
@@ -459,6 +466,8 @@ impl Shard {
             } => self.on_restart(&room, epoch, members),
             Mail::Announce(frame) => self.announce(&frame),
             Mail::Degraded(reason) => self.on_degraded(reason),
+            Mail::ListRooms(query) => self.on_list_rooms(from, query),
+            Mail::Listing(listing) => self.on_listing(listing),
             Mail::Kick(user_id, everywhere) => self.kick(&user_id, everywhere),
             Mail::Whisper {
                 room,

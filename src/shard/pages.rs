@@ -22,6 +22,8 @@ pub(super) enum Waiter {
     Join(ShardId, Join),
     /// A member on its way.
     Page(ShardId),
+    /// Who reads history over HTTP.
+    History(u64),
 }
 
 impl Shard {
@@ -40,7 +42,9 @@ impl Shard {
                     // A shard without the room's log yet gets the past by pages.
                     Some(true)
                 } else {
-                    self.read_page(key, join.room.clone(), offset + 1, Waiter::Join(from, join));
+                    let room = join.room.clone();
+                    let waiter = Waiter::Join(from, join);
+                    self.read_page(key, room, epoch, offset + 1, waiter);
                     return;
                 }
             }
@@ -85,7 +89,10 @@ impl Shard {
                 },
             );
         } else {
-            self.read_page(key, room, offset, Waiter::Page(to));
+            let epoch = self.position_of(key).map(|position| position.epoch);
+            if let Some(epoch) = epoch {
+                self.read_page(key, room, epoch, offset, Waiter::Page(to));
+            }
         }
     }
 
@@ -114,14 +121,18 @@ impl Shard {
         );
     }
 
-    fn read_page(&mut self, key: RoomKey, room: RoomName, from: u64, waiter: Waiter) {
-        let Some(position) = self.position_of(key) else {
-            return;
-        };
-        let waiters = self.home.reads.entry((key, from)).or_default();
+    pub(super) fn read_page(
+        &mut self,
+        key: RoomKey,
+        room: RoomName,
+        epoch: Epoch,
+        from: u64,
+        waiter: Waiter,
+    ) {
+        let waiters = self.home.reads.entry((key, epoch, from)).or_default();
         waiters.push(waiter);
         if waiters.len() == 1 {
-            self.home.backplane.read(&room, position.epoch, from);
+            self.home.backplane.read(&room, epoch, from);
         }
     }
 
@@ -141,9 +152,16 @@ impl Shard {
         let Some(key) = self.hub.find(room.as_str()) else {
             return;
         };
-        let Some(waiters) = self.home.reads.remove(&(key, from)) else {
+        let Some(waiters) = self.home.reads.remove(&(key, epoch, from)) else {
             return;
         };
+        let mut resuming = Vec::new();
+        for waiter in waiters {
+            match waiter {
+                Waiter::History(id) => self.on_history_page(id, &frames),
+                waiter => resuming.push(waiter),
+            }
+        }
         // Of an epoch that is over nothing can be had.
         let is_over = self.position_of(key).map(|position| position.epoch) != Some(epoch);
         let frames = if is_over { Ok(Vec::new()) } else { frames };
@@ -154,8 +172,9 @@ impl Shard {
             _ => None,
         };
         let why = frames.err();
-        for waiter in waiters {
+        for waiter in resuming {
             match (waiter, &page, &why) {
+                (Waiter::History(_), ..) => {}
                 (Waiter::Join(to, join), _, Some(why)) => {
                     // It was counted: its shard says whether it still needs the room.
                     let counted = (!join.again).then(|| join.user_id.clone());

@@ -45,6 +45,7 @@ impl Shard {
                 }
             }
             Reply::Held(asker) => self.return_shard_credit(from, &asker),
+            Reply::Http { conn, response } => self.on_answered(conn, &response),
             Reply::Frame { asker, frame } => {
                 self.return_credit(from, &asker);
                 if self.find_conn(asker.conn).is_some()

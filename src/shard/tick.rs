@@ -33,6 +33,8 @@ impl Shard {
         }
         self.drop_lingering();
         self.tell_left();
+        self.expire_histories();
+        self.expire_listings();
         let (backplane, mut moment) = self.backplane();
         backplane.tick(&mut moment);
     }

@@ -13,6 +13,14 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::StoreError;
 use crate::model::{Epoch, MessageId, Name, Publication, RoomName, Timestamp};
 
+const SELECT_NEWEST: &str = r#"
+    select max("offset") from messages where room_name = ?1 and epoch = ?2"#;
+const SELECT_PREVIOUS: &str = r#"
+    select epoch from messages where room_name = ?1 and epoch < ?2
+    order by epoch desc limit 1"#;
+const SELECT_ROOMS: &str = "
+    select room_name, last_offset from offsets
+    where room_name > ?1 and room_name >= ?2 order by room_name";
 const SELECT_LAST: &str = "select last_offset from offsets where room_name = ?1";
 pub(super) const SELECT_PAGE: &str = r#"
     select "offset", id, client_id_given, user_id, username, payload,
@@ -70,6 +78,47 @@ impl Reader {
     /// does not know. It is not lowered by retention.
     pub fn last_offset(&mut self, room: &RoomName) -> Result<u64, StoreError> {
         last_offset(&self.connection, room).map_err(Into::into)
+    }
+
+    /// The newest offset of an epoch that is stored in the room, 0 if none is, and the newest epoch
+    /// before it that has something.
+    pub fn ends(
+        &mut self,
+        room: &RoomName,
+        epoch: Epoch,
+    ) -> Result<(u64, Option<Epoch>), StoreError> {
+        let names = [room.as_str(), epoch.as_str()];
+        let mut statement = self.connection.prepare_cached(SELECT_NEWEST)?;
+        let newest: Option<i64> = statement.query_row(names, |row| row.get(0))?;
+        let mut statement = self.connection.prepare_cached(SELECT_PREVIOUS)?;
+        let previous = statement.query_row(names, |row| epoch_of(row, 0));
+        let newest = newest.and_then(|newest| newest.try_into().ok());
+        Ok((newest.unwrap_or(0), previous.optional()?))
+    }
+
+    /// Rooms whose names begin with `prefix` and sort behind `after`, in the order of their bytes,
+    /// each with its last offset. Personal rooms are left out.
+    pub fn rooms(
+        &mut self,
+        prefix: &str,
+        after: &str,
+        count_max: usize,
+    ) -> Result<Vec<(RoomName, u64)>, StoreError> {
+        let mut statement = self.connection.prepare_cached(SELECT_ROOMS)?;
+        let mut rows = statement.query([after, prefix])?;
+        let mut rooms = Vec::new();
+        while rooms.len() < count_max
+            && let Some(row) = rows.next()?
+        {
+            let room = room_of(row, 0)?;
+            if !room.as_str().starts_with(prefix) {
+                break;
+            }
+            if room.personal_user().is_none() {
+                rooms.push((room, integer_of(row, 1)?));
+            }
+        }
+        Ok(rooms)
     }
 
     /// What stands in `room` after the offset `after`, up to and with `up_to`.

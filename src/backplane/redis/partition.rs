@@ -10,6 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `partition/away` | the breaker, the spool, and what is told of them |
+//! | `partition/past` | PostgreSQL and stream, joined |
 //! | `partition/keep` | connecting, login, hello, lease, polls: all that time drives |
 //! | `partition/replicas` | acks that wait for replicas |
 //! | `partition/replies` | questions, and what their replies mean |
@@ -24,6 +25,7 @@
 
 mod away;
 mod keep;
+mod past;
 mod replicas;
 mod replies;
 mod rooms;
@@ -78,6 +80,8 @@ pub struct Settings {
     pub spool_bytes_max: u64,
     /// Acks wait until so many replicas have what they ack.
     pub ack_replicas: u32,
+    /// Whether there is a PostgreSQL that a worker stores in.
+    pub has_store: bool,
     /// Bytes of the recent items that are kept.
     pub log_bytes_max: usize,
     /// Bytes of deliveries handed to the shard in one turn.
@@ -120,6 +124,7 @@ pub struct Partition<T> {
     order: Order,
     log: PartitionLog,
     recall: Recall,
+    past: past::Past,
     roster: Roster,
     rooms: HashMap<RoomName, Followed>,
     /// Rooms whose offsets are to be asked for.
@@ -218,6 +223,7 @@ impl<T: Origin> Partition<T> {
             order: Order::new(),
             log: PartitionLog::new(settings.log_bytes_max),
             recall: Recall::new(),
+            past: past::Past::new(settings.has_store),
             roster: Roster::new(settings.instance_id.clone(), nonce, &roster),
             rooms: HashMap::new(),
             unasked: Vec::new(),

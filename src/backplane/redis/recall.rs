@@ -92,6 +92,8 @@ struct Want {
     newest: u64,
     /// Where the partition log began: what is wanted stands before it.
     before: EntryId,
+    /// What stands below it is looked for elsewhere.
+    floor: EntryId,
     way: Way,
     /// Takes part in the read under way.
     is_reading: bool,
@@ -125,8 +127,9 @@ impl Recall {
     }
 
     /// The messages of a room from offset `from` on are wanted; they were not in the partition
-    /// log, which began at the entry `before`. `newest` is the room's last offset. False: too many
-    /// wait. The same page wanted twice comes once.
+    /// log, which began at the entry `before`. `newest` is the room's last offset; nothing need be
+    /// looked for below the entry `floor`. False: too many wait. The same page wanted twice comes
+    /// once.
     pub fn want(
         &mut self,
         room: &RoomName,
@@ -134,6 +137,7 @@ impl Recall {
         from: u64,
         newest: u64,
         before: EntryId,
+        floor: EntryId,
     ) -> bool {
         let same = |want: &Want| (want.epoch, want.from) == (epoch, from);
         if self.wants.get(room).is_some_and(|it| it.iter().any(same)) {
@@ -152,6 +156,7 @@ impl Recall {
             from,
             newest,
             before,
+            floor,
             way,
             is_reading: false,
             frames: VecDeque::new(),
@@ -160,6 +165,12 @@ impl Recall {
             done: None,
         });
         true
+    }
+
+    /// Whether it is known where in the stream that page begins.
+    pub fn knows_place(&self, room: &RoomName, epoch: Epoch, from: u64) -> bool {
+        let key = (room.clone(), epoch, from);
+        self.bookmarks.contains_key(&key)
     }
 
     /// How many wait.
@@ -200,7 +211,8 @@ impl Recall {
                 self.back_cursor = Some(page.reached.unwrap_or(before));
                 let oldest = page.items.first().map(|item| item.place.epoch);
                 self.each_reading(|want| {
-                    if page.end || oldest.is_some_and(|oldest| oldest < want.epoch) {
+                    let is_below = page.reached.is_some_and(|reached| reached < want.floor);
+                    if page.end || is_below || oldest.is_some_and(|oldest| oldest < want.epoch) {
                         want.begin_reached();
                     }
                 });

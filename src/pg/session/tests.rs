@@ -41,7 +41,7 @@ fn row(columns: &[&[u8]]) -> Vec<u8> {
 fn login() -> Login {
     Login {
         user: "me".into(),
-        password: Some("secret".into()),
+        password: Some("hunter2".into()),
         database: "chat".into(),
         application_name: "ringcast".into(),
         settings: vec![("statement_timeout".into(), "10000".into())],
@@ -99,7 +99,7 @@ fn a_session_becomes_ready_and_says_how_it_is_to_be() {
     assert_eq!(out[4..8], [0, 3, 0, 0]);
     let text = String::from_utf8_lossy(&out).into_owned();
     assert!(text.contains("user\0me\0database\0chat\0"), "{text}");
-    assert!(!text.contains("secret"));
+    assert!(!text.contains("hunter2"));
     out.clear();
     let mut inputs = Vec::new();
     let mut bytes = BytesMut::from(&welcome()[..]);
@@ -110,7 +110,7 @@ fn a_session_becomes_ready_and_says_how_it_is_to_be() {
         "{text}"
     );
     assert!(session.is_ready());
-    assert!(!format!("{session:?}").contains("secret"));
+    assert!(!format!("{session:?}").contains("hunter2"));
 }
 
 #[test]
@@ -202,12 +202,12 @@ fn passwords_go_only_where_they_may() {
                 [] => assert!(sends),
                 [Input::Refused(refusal)] => {
                     assert!(!sends && refusal.cause == Cause::Login);
-                    assert!(!refusal.explain().contains("secret"));
+                    assert!(!refusal.explain().contains("hunter2"));
                 }
                 other => panic!("{other:?}"),
             }
             if challenge == &md5 {
-                assert!(!String::from_utf8_lossy(&out).contains("secret"));
+                assert!(!String::from_utf8_lossy(&out).contains("hunter2"));
             }
         }
     }

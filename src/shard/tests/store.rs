@@ -115,6 +115,7 @@ impl Store {
                     publications,
                 }
             }
+            StoreRequest::Ends(..) | StoreRequest::Rooms(_) => panic!("nobody asks by HTTP"),
             StoreRequest::Commit(batch) => {
                 let result = match fails(setup.commits_fail, rng) {
                     true => Err(CommitFailure::Unavailable("the disk is full".into())),

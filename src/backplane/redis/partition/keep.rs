@@ -450,6 +450,7 @@ impl<T: Origin> Partition<T> {
             }
         }
         self.ask_offsets(now_ms);
+        self.ask_floor(now_ms);
         self.ask_stream(now_ms);
         if self.keep.is_subscribed() {
             self.ask_roster_all(now_ms);

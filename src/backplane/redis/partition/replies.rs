@@ -63,6 +63,10 @@ pub(super) enum Question {
     Repair(usize),
     /// A page of the stream, for those who come back; whether it is read backwards.
     Recall(usize, bool),
+    /// The groups that consume the stream, and what of theirs is pending: the floor.
+    Groups,
+    /// See [`Question::Groups`].
+    Pendings,
     /// To trim the stream.
     Trim,
     /// The number that the members of an instance are of.
@@ -175,6 +179,9 @@ impl<T: Origin> Partition<T> {
                     self.on_odd(moment, value);
                 }
             },
+            // Without a stream, or a group, both are errors: there is no floor.
+            Question::Groups => self.on_groups(&value),
+            Question::Pendings => self.on_pendings(&value),
             Question::Trim => match Trimmed::decode(value) {
                 Ok(_) => {}
                 Err(error) => self.on_error(moment, &error),

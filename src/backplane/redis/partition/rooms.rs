@@ -16,8 +16,9 @@ use bytes::Bytes;
 
 use super::Partition;
 use super::replies::{Question, state_of};
+use crate::backplane::history::PageWant;
 use crate::backplane::redis::partition_log::Page;
-use crate::backplane::redis::recall::{RecallError, Recalled, StreamRead};
+use crate::backplane::redis::recall::StreamRead;
 use crate::backplane::redis::stream_page::StreamPage;
 use crate::backplane::redis::{Item, order};
 use crate::backplane::{Moment, Origin, Outcome};
@@ -60,32 +61,25 @@ impl<T: Origin> Partition<T> {
         let newest = newest.filter(|position| position.epoch == epoch);
         let newest = newest.map_or(0, |position| position.offset);
         let (bytes, count) = (PAGE_BYTES_MAX, PAGE_PUBLICATIONS_MAX);
+        let want = PageWant {
+            room: room.clone(),
+            epoch,
+            from,
+        };
         match self
             .log
             .page(room.as_str(), epoch, from, newest, bytes, count)
         {
-            Page::Frames(frames) => self.push_page(room.clone(), epoch, from, Ok(frames)),
+            Page::Frames(frames) => self.push_page(want, Ok(frames)),
             Page::Older => match self.why_away() {
-                Some(why) => self.push_page(room.clone(), epoch, from, Err(why)),
-                None => {
-                    let before = self.log.first().map(|(.., entry)| entry);
-                    let before = before.unwrap_or_default();
-                    if !self.recall.want(room, epoch, from, newest, before) {
-                        let why = "too many read the past at once; try again later".to_owned();
-                        self.push_page(room.clone(), epoch, from, Err(why));
-                    }
-                }
+                Some(why) => self.push_page(want, Err(why)),
+                None => self.want_past(want, newest),
             },
         }
     }
 
-    fn push_page(
-        &mut self,
-        room: RoomName,
-        epoch: Epoch,
-        from: u64,
-        page: Result<Vec<(u64, Bytes)>, String>,
-    ) {
+    pub(super) fn push_page(&mut self, want: PageWant, page: Result<Vec<(u64, Bytes)>, String>) {
+        let PageWant { room, epoch, from } = want;
         self.outcomes.push(Outcome::Page {
             room,
             epoch,
@@ -95,7 +89,7 @@ impl<T: Origin> Partition<T> {
     }
 
     /// Why nothing can be read now.
-    fn why_away(&self) -> Option<String> {
+    pub(super) fn why_away(&self) -> Option<String> {
         let is_away = !self.breaker.is_closed();
         is_away.then(|| "Redis is away; try again when it is back".to_owned())
     }
@@ -136,30 +130,13 @@ impl<T: Origin> Partition<T> {
     pub(super) fn on_recall_page(&mut self, page: &StreamPage) {
         let mut recalled = Vec::new();
         self.recall.on_page(page, &mut recalled);
-        self.answer_recalled(recalled);
+        self.on_recalled(recalled);
     }
 
     pub(super) fn on_recall_failed(&mut self) {
         let mut recalled = Vec::new();
         self.recall.on_failed(&mut recalled);
-        self.answer_recalled(recalled);
-    }
-
-    fn answer_recalled(&mut self, recalled: Vec<Recalled>) {
-        for recalled in recalled {
-            let page = match recalled.result {
-                Ok(frames) => Ok(frames),
-                Err(RecallError::Lost { first }) => {
-                    // What is behind the hole is read when it is asked for.
-                    let first = first.map(|offset| (offset, Bytes::new()));
-                    Ok(first.into_iter().collect())
-                }
-                Err(RecallError::Unavailable) => {
-                    Err("the stream could not be read; try again later".to_owned())
-                }
-            };
-            self.push_page(recalled.room, recalled.epoch, recalled.from, page);
-        }
+        self.on_recalled(recalled);
     }
 
     /// The commands wire is gone, and with it what was asked.
@@ -168,6 +145,7 @@ impl<T: Origin> Partition<T> {
             self.order.on_read_failed(now_ms);
         }
         self.on_recall_failed();
+        self.lose_floors();
         self.snapshot_heads.clear();
         self.roster.on_redis_back(now_ms);
         let wanting = self.rooms.iter().filter(|(_, room)| room.wants_offset);

@@ -95,7 +95,7 @@ proptest! {
         loop {
             while let Some((of, from, _)) = wants.next_if(|&(.., at)| at <= reads || reads > 99) {
                 let waiting = recall.waiting();
-                recall.want(&room(of % rooms), epoch(2), from, newest, before);
+                recall.want(&room(of % rooms), epoch(2), from, newest, before, EntryId::default());
                 wanted += recall.waiting() - waiting;
             }
             let Some(read) = recall.poll_read() else {
@@ -125,7 +125,7 @@ proptest! {
                         let next = from + frames.len() as u64;
                         if !naive(&stream, &room, next, before).is_empty() {
                             let waiting = recall.waiting();
-                            recall.want(&room, epoch(2), next, newest, before);
+                            recall.want(&room, epoch(2), next, newest, before, EntryId::default());
                             wanted += recall.waiting() - waiting;
                         }
                     }
@@ -154,8 +154,11 @@ fn many_rooms_cost_one_pass() {
         .filter(|&n| stream.iter().any(|it| it.room == room(n)))
         .collect();
     for &n in &present {
-        assert!(recall.want(&room(n), epoch(2), 1, entries, before));
-        assert!(recall.want(&room(n), epoch(2), 1, entries, before), "once");
+        assert!(recall.want(&room(n), epoch(2), 1, entries, before, EntryId::default()));
+        assert!(
+            recall.want(&room(n), epoch(2), 1, entries, before, EntryId::default()),
+            "once"
+        );
     }
     let mut reads = 0;
     while let Some(read) = recall.poll_read() {
@@ -171,9 +174,23 @@ fn many_rooms_cost_one_pass() {
 fn a_failed_read_is_told_to_all_and_too_many_may_not_wait() {
     let (mut recall, mut out) = (Recall::new(), vec![]);
     for n in 0..RECALL_WAITING_MAX as u64 {
-        assert!(recall.want(&room(n), epoch(2), 1, 1, EntryId { ms: 1, n: 0 }));
+        assert!(recall.want(
+            &room(n),
+            epoch(2),
+            1,
+            1,
+            EntryId { ms: 1, n: 0 },
+            EntryId::default()
+        ));
     }
-    assert!(!recall.want(&room(1), epoch(2), 2, 2, EntryId { ms: 1, n: 0 }));
+    assert!(!recall.want(
+        &room(1),
+        epoch(2),
+        2,
+        2,
+        EntryId { ms: 1, n: 0 },
+        EntryId::default()
+    ));
     assert!(recall.poll_read().is_some());
     recall.on_failed(&mut out);
     assert_eq!((out.len(), recall.waiting()), (RECALL_WAITING_MAX, 0));

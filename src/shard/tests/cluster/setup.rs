@@ -187,6 +187,7 @@ impl Setup {
             log_bytes_max: self.partition_log_bytes_max,
             turn_bytes_max: self.turn_bytes_max,
             ready_bytes_max: self.ready_bytes_max,
+            has_store: false,
         };
         Arc::new(Options {
             instance_id: id,

@@ -1,0 +1,92 @@
+//! The past beyond what orders and keeps: what is asked of the PostgreSQL that a worker stores in,
+//! and of the embedded store, in the same words.
+//!
+//! What a worker has stored is a part of the truth: what it has not stored yet stands in the stream
+//! (see `redis::past`, which joins the two).
+
+use crate::model::{Epoch, Publication, RoomName};
+
+/// A page of a room from an offset on, up to the limits of a page.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PageWant {
+    /// The room.
+    pub room: RoomName,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The first offset.
+    pub from: u64,
+}
+
+/// How far an epoch of a room goes, as far as it is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EpochEnds {
+    /// The last offset; 0: nothing is stored of it.
+    pub last: u64,
+    /// The newest epoch before it of which something is stored.
+    pub previous: Option<Epoch>,
+}
+
+/// Which rooms are wanted: those whose names begin with `prefix` and sort behind `after`, in the
+/// order of their bytes. Personal rooms are nobody's business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomsQuery {
+    /// By what the answer is found.
+    pub id: u64,
+    /// See above.
+    pub prefix: String,
+    /// See above; empty: from the first on.
+    pub after: String,
+    /// So many at most.
+    pub limit: usize,
+}
+
+impl RoomsQuery {
+    /// Whether it wants that room.
+    pub fn wants(&self, room: &str) -> bool {
+        room.starts_with(&self.prefix) && room > self.after.as_str() && !room.starts_with('@')
+    }
+}
+
+/// A room of which something is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRoom {
+    /// The room.
+    pub room: RoomName,
+    /// The newest epoch.
+    pub epoch: Epoch,
+    /// The last offset in it.
+    pub offset: u64,
+}
+
+/// A question to PostgreSQL.
+#[derive(Debug, PartialEq)]
+pub enum HistoryAsk {
+    /// Pages of several rooms, read at once.
+    Pages {
+        /// By what the answer is found.
+        ticket: u64,
+        /// At most `HISTORY_WANTS_MAX`.
+        wants: Vec<PageWant>,
+    },
+    /// How far an epoch goes.
+    Ends(RoomName, Epoch),
+    /// Rooms.
+    Rooms(RoomsQuery),
+}
+
+/// PostgreSQL's answer; errors are for the clients and name no address.
+#[derive(Debug)]
+pub enum HistoryReply {
+    /// To [`HistoryAsk::Pages`]: for each want what is stored, from the first offset that is, in
+    /// order; holes and two of the same offset are possible.
+    Pages {
+        /// The ticket.
+        ticket: u64,
+        /// The pages.
+        pages: Result<Vec<Vec<Publication>>, String>,
+    },
+    /// To [`HistoryAsk::Ends`].
+    Ends(RoomName, Epoch, Result<EpochEnds, String>),
+    /// To [`HistoryAsk::Rooms`].
+    Rooms(RoomsQuery, Result<Vec<StoredRoom>, String>),
+}

@@ -1,0 +1,255 @@
+//! The list of rooms over HTTP: `GET /api/rooms` (PROTOCOL 2).
+//!
+//! ```text
+//! asked on shard A ─▶ every shard: its home rooms that are open ─┐
+//!                  └▶ one of them: the rooms that are stored ────┼─▶ A: merged by name ─▶ answer
+//! ```
+//!
+//! Each source gives its first names, in order, up to the limit; so the first of them all together,
+//! up to the limit, are the first there are. Of a room that is open what its home says counts.
+
+use std::collections::BTreeMap;
+
+use super::event::{ConnId, Mail, ShardId};
+use super::{Backplane, Shard};
+use crate::backplane::history::{RoomsQuery, StoredRoom};
+use crate::hub::ConnIndex;
+use crate::model::limits::HISTORY_ANSWER_MS;
+use crate::model::{Epoch, RoomName};
+use crate::net::response;
+
+/// A room of the list.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The room.
+    pub room: RoomName,
+    /// Users in it.
+    pub members: u64,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its last offset.
+    pub offset: u64,
+}
+
+/// What one shard answers.
+#[derive(Debug)]
+pub struct Listing {
+    /// The query's id.
+    pub id: u64,
+    /// Its home rooms.
+    pub open: Vec<Listed>,
+    /// If it was asked for them, those that are stored.
+    pub stored: Result<Vec<StoredRoom>, String>,
+}
+
+/// One that is gathered, on the shard that was asked.
+#[derive(Debug)]
+struct Gathering {
+    conn: ConnId,
+    query: RoomsQuery,
+    /// Shards that have not answered.
+    left: u16,
+    rooms: BTreeMap<String, Listed>,
+    /// Whether some source had more.
+    has_more: bool,
+    deadline_ms: u64,
+}
+
+/// What is under way.
+#[derive(Debug, Default)]
+pub(super) struct Listings {
+    ids: u64,
+    gathering: Vec<Gathering>,
+    /// Who waits for what is stored, and what is open here.
+    listing: Vec<(ShardId, Listing)>,
+}
+
+impl Shard {
+    /// Begins to gather a list for a connection.
+    pub(super) fn list_rooms(
+        &mut self,
+        index: ConnIndex,
+        prefix: String,
+        after: String,
+        limit: usize,
+    ) {
+        let Some(conn) = self.conn_mut(index).map(|conn| conn.id(index)) else {
+            return;
+        };
+        self.listings.ids += 1;
+        // No two shards' are the same: what is stored is found by it.
+        let id = self.listings.ids << 16 | u64::from(self.id);
+        let query = RoomsQuery {
+            id,
+            prefix,
+            after,
+            limit,
+        };
+        self.listings.gathering.push(Gathering {
+            conn,
+            query: query.clone(),
+            left: self.options.shards,
+            rooms: BTreeMap::new(),
+            has_more: false,
+            deadline_ms: self.now.ms + HISTORY_ANSWER_MS,
+        });
+        for to in 0..self.options.shards {
+            if to == self.id {
+                self.on_list_rooms(to, query.clone());
+            } else {
+                self.lanes.post(to, Mail::ListRooms(query.clone()));
+            }
+        }
+    }
+
+    /// Another shard, or this one, gathers a list.
+    pub(super) fn on_list_rooms(&mut self, from: ShardId, query: RoomsQuery) {
+        let listing = Listing {
+            id: query.id,
+            open: self.open_rooms(&query),
+            stored: Ok(Vec::new()),
+        };
+        // Alone all shards have one store; in a cluster each partition's home knows its own.
+        let asks_store = match &self.home.backplane {
+            Backplane::Embedded(_) => from == self.id && self.options.keeping.partitions() == 0,
+            Backplane::Redis(_) => true,
+        };
+        if asks_store {
+            self.listings.listing.push((from, listing));
+            self.home.backplane.rooms(query);
+        } else {
+            self.give_listing(from, listing);
+        }
+    }
+
+    pub(super) fn on_rooms(&mut self, id: u64, stored: Result<Vec<StoredRoom>, String>) {
+        let waits = |(_, listing): &(ShardId, Listing)| listing.id == id;
+        if let Some(at) = self.listings.listing.iter().position(waits) {
+            let (from, mut listing) = self.listings.listing.swap_remove(at);
+            listing.stored = stored;
+            self.give_listing(from, listing);
+        }
+    }
+
+    fn give_listing(&mut self, to: ShardId, listing: Listing) {
+        if to == self.id {
+            self.on_listing(listing);
+        } else {
+            self.lanes.post(to, Mail::Listing(listing));
+        }
+    }
+
+    /// The first rooms that are open here.
+    fn open_rooms(&self, query: &RoomsQuery) -> Vec<Listed> {
+        let open = self.home.rooms.iter().filter_map(|(&key, room)| {
+            let name = room.name.as_str();
+            let position = room.position.filter(|_| query.wants(name))?;
+            let members = self.user_count(key);
+            (members > 0 || position.offset > 0).then(|| Listed {
+                room: room.name.clone(),
+                members,
+                epoch: position.epoch,
+                offset: position.offset,
+            })
+        });
+        let mut open: Vec<_> = open.collect();
+        let before = |a: &Listed, b: &Listed| a.room.cmp(&b.room);
+        if open.len() > query.limit {
+            open.select_nth_unstable_by(query.limit - 1, before);
+            open.truncate(query.limit);
+        }
+        open.sort_unstable_by(before);
+        open
+    }
+
+    pub(super) fn on_listing(&mut self, listing: Listing) {
+        let of = |gathering: &Gathering| gathering.query.id == listing.id;
+        let Some(at) = self.listings.gathering.iter().position(of) else {
+            return;
+        };
+        let gathering = &mut self.listings.gathering[at];
+        gathering.left -= 1;
+        let limit = gathering.query.limit;
+        let stored = match listing.stored {
+            Ok(stored) => stored,
+            Err(why) => {
+                let gathering = self.listings.gathering.swap_remove(at);
+                self.refuse_listing(gathering.conn, &why);
+                return;
+            }
+        };
+        gathering.has_more |= listing.open.len() >= limit || stored.len() >= limit;
+        for StoredRoom {
+            room,
+            epoch,
+            offset,
+        } in stored
+        {
+            let name = room.as_str().to_owned();
+            gathering.rooms.entry(name).or_insert(Listed {
+                room,
+                members: 0,
+                epoch,
+                offset,
+            });
+        }
+        for listed in listing.open {
+            let name = listed.room.as_str().to_owned();
+            gathering.rooms.insert(name, listed);
+        }
+        if gathering.left == 0 {
+            let gathering = self.listings.gathering.swap_remove(at);
+            let answer = gathering.answer();
+            self.on_answered(gathering.conn, &answer);
+        }
+    }
+
+    fn refuse_listing(&mut self, conn: ConnId, why: &str) {
+        let again = [("Retry-After", "1")];
+        let answer = response::error(503, "unavailable", why, &again);
+        self.on_answered(conn, &answer);
+    }
+
+    /// Answers those who have waited too long.
+    pub(super) fn expire_listings(&mut self) {
+        let now_ms = self.now.ms;
+        while let Some(at) = self
+            .listings
+            .gathering
+            .iter()
+            .position(|gathering| gathering.deadline_ms <= now_ms)
+        {
+            let gathering = self.listings.gathering.swap_remove(at);
+            let why = "the rooms can't be listed now; try again later";
+            self.refuse_listing(gathering.conn, why);
+        }
+    }
+}
+
+impl Gathering {
+    fn answer(&self) -> Vec<u8> {
+        let limit = self.query.limit;
+        let rooms: Vec<_> = self
+            .rooms
+            .values()
+            .take(limit)
+            .map(|listed| {
+                serde_json::json!({
+                    "room": listed.room.as_str(),
+                    "members": listed.members,
+                    "epoch": listed.epoch.as_str(),
+                    "offset": listed.offset,
+                })
+            })
+            .collect();
+        let mut body = serde_json::json!({ "rooms": rooms });
+        let last = self.rooms.keys().take(limit).next_back();
+        if (self.has_more || self.rooms.len() > limit)
+            && let Some(last) = last
+        {
+            body["cursor"] = last.as_str().into();
+        }
+        let body = body.to_string();
+        response::build(200, response::JSON, &[], body.as_bytes())
+    }
+}

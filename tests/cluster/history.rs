@@ -1,0 +1,440 @@
+//! The past beyond memory: PostgreSQL and the stream, joined, for those who come back and over
+//! HTTP.
+//!
+//! What a worker does is done here by hand, so that a test has each step in its hand: read the
+//! stream as its group, COPY, acknowledge, trim.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ringcast::pg::{CopyBuffer, Request};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::instances::{await_up, begin, start};
+use super::postgres::Postgres;
+use super::redis::Redis;
+use super::support::{Client, Server, eventually};
+use super::talk::Talk;
+
+const STREAM: &str = "gosocket:messages:stream";
+const GROUP: &str = "persist-workers";
+const COPY: &str = "COPY messages (room_name, id, epoch, \"offset\", user_id, username, payload, \
+                    metadata, created_at) FROM STDIN (FORMAT binary)";
+/// As in PROTOCOL 6.
+const TABLE: &str = r#"CREATE TABLE messages (
+    room_name text COLLATE "C" NOT NULL, id uuid NOT NULL, epoch text COLLATE "C",
+    "offset" bigint, user_id text NOT NULL, username text, payload jsonb NOT NULL, metadata jsonb,
+    created_at timestamptz NOT NULL, stored_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (room_name, id));
+    CREATE INDEX ON messages (room_name, epoch, "offset")"#;
+
+/// A worker whose every step is a test's.
+struct Hand<'a> {
+    redis: &'a Redis,
+    talk: Talk,
+}
+
+impl<'a> Hand<'a> {
+    fn new(redis: &'a Redis, postgres: &Postgres) -> Self {
+        let mut talk = Talk::new(postgres);
+        talk.sql(TABLE);
+        redis.ask(&["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"]);
+        Self { redis, talk }
+    }
+
+    /// Takes so many entries at most; all that `stores` says is stored and acknowledged, the rest
+    /// stays pending. How many were taken.
+    fn work(&mut self, count: usize, stores: impl Fn(&str, u64) -> bool) -> usize {
+        let count = count.to_string();
+        let words = [
+            "XREADGROUP",
+            "GROUP",
+            GROUP,
+            "hand",
+            "COUNT",
+            &count,
+            "STREAMS",
+            STREAM,
+            ">",
+        ];
+        let answer = self.redis.ask(&words);
+        let Some(entries) = answer[0][1].as_array().cloned() else {
+            return 0;
+        };
+        let mut rows = CopyBuffer::default();
+        let mut ids = Vec::new();
+        for entry in &entries {
+            let field = |name: &str| {
+                let mut pairs = entry[1].as_array().unwrap().chunks(2);
+                let pair = pairs.find(|pair| pair[0] == name).unwrap();
+                pair[1].as_str().unwrap().to_owned()
+            };
+            let some = |name: &str| Some(field(name)).filter(|text| !text.is_empty());
+            let (room, offset) = (field("room_name"), field("offset").parse().unwrap());
+            if !stores(&room, offset) {
+                continue;
+            }
+            let sent_at = entry[0].as_str().unwrap().split('-').next().unwrap();
+            rows.row(9)
+                .text(&room)
+                .uuid(field("id").parse().unwrap())
+                .text(&field("epoch"))
+                .bigint(offset as i64)
+                .text(&field("user_id"))
+                .optional_text(some("username").as_deref())
+                .jsonb(field("payload").as_bytes())
+                .optional_jsonb(some("metadata").as_ref().map(String::as_bytes))
+                .timestamptz(sent_at.parse().unwrap());
+            ids.push(entry[0].as_str().unwrap().to_owned());
+        }
+        if !ids.is_empty() {
+            self.talk.ask(Request::copy(COPY, rows.finish())).unwrap();
+            let words = [&["XACK", STREAM, GROUP][..], &texts(&ids)].concat();
+            self.redis.ask(&words);
+        }
+        entries.len()
+    }
+
+    /// Takes all that is there.
+    fn work_all(&mut self) {
+        while self.work(500, |_, _| true) > 0 {}
+    }
+
+    /// Takes out of the stream what is below the floor.
+    fn trim(&self) {
+        let pending = self.redis.ask(&["XPENDING", STREAM, GROUP]);
+        let groups = self.redis.ask(&["XINFO", "GROUPS", STREAM]);
+        let fields = groups[0].as_array().unwrap();
+        let at = fields.iter().position(|it| it == "last-delivered-id");
+        let delivered = fields[at.unwrap() + 1].as_str().unwrap().to_owned();
+        let floor = pending[1].as_str().unwrap_or(&delivered);
+        self.redis.ask(&["XTRIM", STREAM, "MINID", floor]);
+    }
+}
+
+fn texts(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
+}
+
+/// An instance that remembers little and reads what is stored.
+fn reader(id: &str, redis: &Redis, postgres: &Postgres) -> Server {
+    let url = postgres.url();
+    start(
+        id,
+        redis,
+        &["--room-log-bytes", "1MiB", "--postgres-url", &url],
+    )
+}
+
+fn big(n: u64) -> Value {
+    json!({"n": n, "fill": "x".repeat(1_000)})
+}
+
+fn get(server: &Server, room: &str, query: &str) -> Value {
+    let answer = server.get(&format!("/api/rooms/{room}/messages?{query}"));
+    assert_eq!(answer.status, 200, "{query}: {:?}", answer.json());
+    answer.json()
+}
+
+fn offsets(answer: &Value) -> Vec<u64> {
+    let messages = answer["messages"].as_array().unwrap();
+    let offset = |message: &Value| message["offset"].as_u64().unwrap();
+    messages.iter().map(offset).collect()
+}
+
+/// A cold instance answers resumes that span PostgreSQL, stream and memory, while messages keep
+/// coming, and are stored and trimmed.
+#[test]
+fn a_cold_instance_joins_what_is_stored_with_the_stream() {
+    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let mut hand = Hand::new(&redis, &postgres);
+    let a = reader("a", &redis, &postgres);
+    let mut client = Client::new(&a);
+    let epoch = client.join("r")["epoch"].clone();
+    client.publish_all("r", 0..3_000, big);
+    client.publish_all("s", 0..200, big);
+    while hand.redis.stream_len() > 0 && hand.work(500, |_, _| true) == 500 {}
+    hand.trim();
+    client.publish_all("r", 3_000..4_000, big);
+    client.kept();
+    // 3,000 in PostgreSQL only, 1,000 in the stream, the last of them in the memory of `a`.
+    assert!(hand.redis.stream_len() >= 1_000);
+    let b = reader("b", &redis, &postgres);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let talking = scope.spawn(|| {
+            let mut client = Client::new(&a);
+            let mut published = 4_000;
+            while !stop.load(Ordering::Relaxed) {
+                client.publish_all("r", published..published + 50, big);
+                client.kept();
+                published += 50;
+                hand.work(100, |_, _| true);
+                hand.trim();
+            }
+            published
+        });
+        let resumes: Vec<_> = [0, 1, 999, 1_500, 2_999, 3_000, 3_001, 3_500, 3_999]
+            .into_iter()
+            .map(|since| {
+                let (b, epoch) = (&b, &epoch);
+                scope.spawn(move || {
+                    let mut client = Client::new(b);
+                    let joined = client.rejoin("r", epoch, since);
+                    assert_eq!(joined["recovered"], true, "since {since}: {joined}");
+                    assert_eq!(joined["offset"], since);
+                    for (message, n) in client.messages("r", since + 1, 4_200).iter().zip(since..) {
+                        assert_eq!(message["payload"]["n"], n);
+                    }
+                })
+            })
+            .collect();
+        for resume in resumes {
+            if resume.join().is_err() {
+                stop.store(true, Ordering::Relaxed);
+                panic!("a resume failed: {}", b.log());
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(talking.join().unwrap() > 4_200);
+    });
+    // The other room is stored only.
+    let mut client = Client::new(&b);
+    assert_eq!(client.rejoin("s", &epoch, 17)["recovered"], true);
+    client.messages("s", 18, 200);
+}
+
+/// Workers commit out of order: what one has not stored yet is in the stream, between what is.
+#[test]
+fn what_is_pending_is_found_between_what_is_stored() {
+    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let mut hand = Hand::new(&redis, &postgres);
+    let a = reader("a", &redis, &postgres);
+    let mut client = Client::new(&a);
+    let epoch = client.join("r")["epoch"].clone();
+    client.publish_all("r", 0..1_000, big);
+    hand.work(1_000, |_, offset| {
+        !(400..=420).contains(&offset) && offset != 900
+    });
+    hand.trim();
+    drop(client);
+    let b = reader("b", &redis, &postgres);
+    for since in [0, 398, 399, 400, 410, 420, 421, 899, 900] {
+        let mut client = Client::new(&b);
+        let joined = client.rejoin("r", &epoch, since);
+        assert_eq!(joined["recovered"], true, "since {since}: {joined}");
+        client.messages("r", since + 1, 1_000);
+    }
+    let page = get(&b, "r", "after=390&limit=50");
+    assert_eq!(offsets(&page), (391..=440).collect::<Vec<_>>());
+}
+
+/// What was deleted for its age, or set aside, nobody has: a resume is told, history has the rest.
+#[test]
+fn a_hole_below_the_floor_is_final() {
+    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let mut hand = Hand::new(&redis, &postgres);
+    let a = reader("a", &redis, &postgres);
+    let mut client = Client::new(&a);
+    let epoch = client.join("r")["epoch"].clone();
+    client.publish_all("r", 0..2_000, big);
+    hand.work_all();
+    hand.trim();
+    hand.redis.ask(&["XTRIM", STREAM, "MAXLEN", "0"]);
+    hand.talk
+        .sql("DELETE FROM messages WHERE \"offset\" <= 100 OR \"offset\" = 150");
+    let b = reader("b", &redis, &postgres);
+    for (since, recovered) in [
+        (0, false),
+        (99, false),
+        (100, true),
+        (149, false),
+        (150, true),
+    ] {
+        let joined = Client::new(&b).rejoin("r", &epoch, since);
+        assert_eq!(joined["recovered"], recovered, "since {since}: {joined}");
+    }
+    let page = get(&b, "r", "after=0&limit=120");
+    assert_eq!(offsets(&page), (101..=120).collect::<Vec<_>>(), "the range");
+    let page = get(&b, "r", "before=160&limit=20");
+    let want: Vec<u64> = (140..=159).filter(|&offset| offset != 150).collect();
+    assert_eq!(offsets(&page), want);
+    // Nobody is told that something is gone because nobody answers.
+    hand.talk.sql("SELECT 1");
+    postgres.signal_all(Signal::STOP);
+    let mut client = Client::new(&b);
+    let since = json!({"epoch": epoch, "offset": 500});
+    let answer = client.ask(json!({"type": "join", "room": "r", "since": since}));
+    postgres.signal_all(Signal::CONT);
+    assert_eq!(answer["code"], "unavailable", "{answer}");
+    eventually("PostgreSQL to be asked again", || {
+        let since = json!({"epoch": epoch, "offset": 500});
+        let answer = client.ask(json!({"type": "join", "room": "r", "since": since}));
+        (answer["recovered"] == true).then_some(())
+    });
+}
+
+/// History over HTTP: both ways over PostgreSQL, stream and memory, and on into the epoch before.
+#[test]
+fn history_goes_through_all_that_keeps_it() {
+    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let mut hand = Hand::new(&redis, &postgres);
+    let a = reader("a", &redis, &postgres);
+    let mut client = Client::new(&a);
+    let first = client.join("r")["epoch"].clone();
+    client.publish_all("r", 0..300, big);
+    hand.work_all();
+    hand.trim();
+    // Redis has lost all: a new epoch.
+    redis.ask(&["FLUSHALL"]);
+    let second = eventually("a new epoch", || {
+        let mut client = Client::new(&a);
+        let epoch = client.join("r")["epoch"].clone();
+        (epoch != first).then_some(epoch)
+    });
+    redis.ask(&["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"]);
+    let mut client = Client::new(&a);
+    client.publish_all("r", 0..500, big);
+    client.publish("other", json!(1));
+    hand.work(250, |_, _| true);
+    hand.trim();
+    client.publish_all("r", 500..1_500, big);
+    let b = reader("b", &redis, &postgres);
+    for server in [&a, &b] {
+        let mut found = Vec::new();
+        let (mut epoch, mut before) = (second.clone(), u64::MAX);
+        loop {
+            let text = epoch.as_str().unwrap();
+            let page = get(
+                server,
+                "r",
+                &format!("epoch={text}&before={before}&limit=170"),
+            );
+            assert_eq!(page["epoch"], epoch);
+            let offsets = offsets(&page);
+            match offsets.first() {
+                Some(&first) => {
+                    before = first;
+                    found.splice(0..0, offsets.into_iter().map(|at| (epoch.clone(), at)));
+                }
+                None if page["previous_epoch"].is_null() => break,
+                None => {
+                    before = u64::MAX;
+                    epoch = page["previous_epoch"].clone();
+                }
+            }
+        }
+        let of =
+            |epoch: &Value, last: u64| (1..=last).map(|at| (epoch.clone(), at)).collect::<Vec<_>>();
+        let want: Vec<(Value, u64)> = [of(&first, 300), of(&second, 1_500)].concat();
+        assert_eq!(found, want);
+        let page = get(server, "r", "after=240&limit=30");
+        assert_eq!(offsets(&page), (241..=270).collect::<Vec<_>>());
+        assert_eq!(page["previous_epoch"], first);
+        assert_eq!(page["messages"][0]["payload"], big(240));
+        assert!(
+            page["messages"][0]["sent_at"]
+                .as_str()
+                .unwrap()
+                .ends_with('Z')
+        );
+    }
+    hand.work_all();
+    let rooms = b.get("/api/rooms").json();
+    let names: Vec<_> = rooms["rooms"].as_array().unwrap().iter().collect();
+    let of = |name: &str| names.iter().find(|room| room["room"] == name).unwrap();
+    assert_eq!(of("r")["offset"], 1_500);
+    assert_eq!(of("r")["epoch"], second);
+    assert_eq!(
+        (&of("other")["offset"], &of("other")["members"]),
+        (&json!(1), &json!(0))
+    );
+}
+
+/// While PostgreSQL is away, stands still, or its table is locked: an answer from what is there, or
+/// a clean error, within two seconds; and as soon as it is back all is well.
+#[test]
+fn history_is_answered_or_refused_in_time() {
+    let (redis, mut postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let mut hand = Hand::new(&redis, &postgres);
+    let a = reader("a", &redis, &postgres);
+    let mut client = Client::new(&a);
+    client.publish_all("r", 0..1_500, big);
+    hand.work_all();
+    hand.trim();
+    client.publish_all("r", 1_500..1_800, big);
+    let b = reader("b", &redis, &postgres);
+    let ask = |query: &str| {
+        let began = Instant::now();
+        let answer = b.get(&format!("/api/rooms/r/messages?{query}"));
+        // The machine is shared: twice of what is promised.
+        assert!(began.elapsed() < Duration::from_secs(4), "{query}");
+        let answer = (answer.status, answer.json());
+        match answer.0 {
+            200 => assert!(answer.1["messages"].is_array()),
+            status => {
+                assert_eq!(status, 503, "{query}");
+                assert_eq!(answer.1["error"]["code"], "unavailable");
+            }
+        }
+        answer
+    };
+    let is_well = |query: &str| {
+        eventually("history", || {
+            let (status, answer) = ask(query);
+            let count = answer["messages"].as_array().map(Vec::len);
+            (status == 200 && count == Some(50)).then_some(())
+        });
+    };
+    is_well("before=101&limit=50");
+    let check = |what: &str| {
+        // What the stream has is had; what it does not have is not said to be gone.
+        let (status, answer) = ask("after=1600&limit=50");
+        assert_eq!((status, offsets(&answer).len()), (200, 50), "{what}");
+        for _ in 0..3 {
+            assert_eq!(ask("before=101&limit=50").0, 503, "{what}");
+        }
+        assert!(b.get("/health").status == 200, "{what}");
+    };
+    let mut lock = Talk::new(&postgres);
+    lock.sql("BEGIN; LOCK TABLE messages");
+    check("a lock");
+    lock.sql("ROLLBACK");
+    is_well("before=101&limit=50");
+    postgres.signal_all(Signal::STOP);
+    check("it stands still");
+    postgres.signal_all(Signal::CONT);
+    is_well("before=101&limit=50");
+    postgres.kill();
+    check("it is gone");
+    assert!(b.log().contains("history: "), "{}", b.log());
+    postgres.up();
+    is_well("before=101&limit=50");
+}
+
+/// An instance begins without a PostgreSQL as it does with one, and finds it later.
+#[test]
+fn postgres_may_come_later() {
+    let (redis, mut postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let mut hand = Hand::new(&redis, &postgres);
+    let address = format!("127.0.0.1:{}", redis.port);
+    let a = reader("a", &redis, &postgres);
+    let mut client = Client::new(&a);
+    let epoch = client.join("r")["epoch"].clone();
+    client.publish_all("r", 0..1_500, big);
+    hand.work_all();
+    hand.trim();
+    postgres.shut_down();
+    let url = postgres.url().replace("postgres@", "postgres:s3cret@");
+    let b = begin("b", &address, &["--postgres-url", &url]);
+    await_up(&b);
+    postgres.up();
+    eventually("PostgreSQL to be found", || {
+        let mut client = Client::new(&b);
+        let since = json!({"epoch": epoch, "offset": 10});
+        let answer = client.ask(json!({"type": "join", "room": "r", "since": since}));
+        (answer["recovered"] == true).then_some(())
+    });
+    assert!(!b.log().contains("s3cret"));
+}
