@@ -288,9 +288,9 @@ pub const HISTORY_WANTS_MAX: usize = 100;
 /// Questions about the past that wait for PostgreSQL.
 pub const HISTORY_ASKS_MAX: usize = 10_000;
 /// Within how long such a question is answered, if only by an error, in ms.
-pub const HISTORY_MS: u64 = 1_500;
+pub const HISTORY_MS: u64 = 1_400;
 /// How long one of its statements may take, in ms, and wait for a lock.
-pub const HISTORY_STATEMENT_MS: u64 = 1_200;
+pub const HISTORY_STATEMENT_MS: u64 = 1_000;
 /// Requests for history that one home shard works on at once; others wait their turn.
 pub const HISTORIES_MAX: usize = 32;
 /// Requests that wait for it.

@@ -4,8 +4,8 @@
 //! - SCRAM proves the server too: its last message is checked, and it must have come before the
 //!   login counts as done.
 //! - With TLS and a certificate whose hash is known the login is bound to it
-//!   (`tls-server-end-point`, RFC 5929) if the server offers that; if it does not, it is told that we could have, so that a
-//!   man in the middle who struck the offer out is found.
+//!   (`tls-server-end-point`, RFC 5929) if the server offers that; if it does not, it is told that
+//!   we could have, so that a man in the middle who struck the offer out is found.
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;

@@ -51,7 +51,8 @@ struct Lane {
     link: Link,
     /// `None`: it was never up or down.
     is_up: Option<bool>,
-    asked: VecDeque<HistoryAsk>,
+    /// `None`: it was answered already, with an error, since it took too long.
+    asked: VecDeque<(Instant, Option<HistoryAsk>)>,
 }
 
 impl Pool {
@@ -135,12 +136,13 @@ impl Inner {
                     tracing::warn!(retry_ms, "history: {why}");
                 }
                 drop(state);
-                lost.into_iter().for_each(|ask| self.refuse(ask));
+                let lost = lost.into_iter().filter_map(|(_, ask)| ask);
+                lost.for_each(|ask| self.refuse(ask));
             }
             Event::Answer(answer) => {
                 let asked = lane.asked.pop_front();
                 drop(state);
-                if let Some(ask) = asked {
+                if let Some((_, Some(ask))) = asked {
                     self.answer(ask, answer);
                 }
             }
@@ -184,7 +186,7 @@ impl Inner {
                 break;
             };
             match lane.link.send(rows::request(&ask)) {
-                Ok(()) => lane.asked.push_back(ask),
+                Ok(()) => lane.asked.push_back((Instant::now(), Some(ask))),
                 Err(_) => refused.push(ask),
             }
         }
@@ -208,6 +210,12 @@ impl Inner {
             && since.elapsed() >= late
         {
             refused.extend(state.queue.pop_front().map(|(_, ask)| ask));
+        }
+        let late = Duration::from_millis(HISTORY_MS);
+        for (since, ask) in state.lanes.iter_mut().flat_map(|lane| &mut lane.asked) {
+            if since.elapsed() >= late {
+                refused.extend(ask.take());
+            }
         }
         drop(state);
         refused.into_iter().for_each(|ask| self.refuse(ask));

@@ -266,10 +266,12 @@ fn start_shard(
             if let Some(target) = redis {
                 Core::open_links(&core, target);
             }
-            if let Some(history) = history {
-                Core::open_history(&core, history);
-            }
-            runtime.block_on(tasks::run(core, listener))
+            runtime.block_on(async {
+                if let Some(history) = history {
+                    Core::open_history(&core, history);
+                }
+                tasks::run(core, listener).await
+            })
         });
         if let Err(error) = ended {
             // Without one of its shards an instance can't keep what it promises.

@@ -1,12 +1,13 @@
 //! History over HTTP: `GET /api/rooms/{room}/messages` (PROTOCOL 2), read on the room's home shard.
 //!
 //! ```text
-//! request ─▶ home: the room is open ─▶ ends of the epoch ─▶ a range of offsets ─▶ page after page
-//! answer  ◀──────────────────────────────────────────────── room log, or the backplane ◀──┘
+//! request ─▶ home: the room is open ─▶ [the end of an old epoch] ─▶ a range of offsets
+//! answer  ◀─ which epoch was before ◀─ page after page: room log, or the backplane ◀─┘
 //! ```
 //!
 //! Offsets have no holes but what was lost, so a page before an offset is the range below it, read
-//! forward. What nobody has any more is passed over. Pages are read once for all who want the same,
+//! forward; which epoch was before is asked at the same time, and left out if that is not answered.
+//! What nobody has any more is passed over. Pages are read once for all who want the same,
 //! those who resume included (see `pages`).
 //!
 //! Invariants: at most [`HISTORIES_MAX`] are worked on at a time, the others wait in order; each is
@@ -57,8 +58,9 @@ struct Reading {
     key: RoomKey,
     epoch: Epoch,
     deadline_ms: u64,
-    /// Whether it waits for the ends of the epoch.
+    /// Whether the ends of the epoch are not known yet, and whether they are all that is awaited.
     wants_ends: bool,
+    is_read: bool,
     previous: Option<Epoch>,
     /// What is still to be read.
     next: u64,
@@ -209,6 +211,7 @@ impl Shard {
                 epoch,
                 deadline_ms,
                 wants_ends: true,
+                is_read: false,
                 previous: None,
                 next: 1,
                 until: 0,
@@ -217,7 +220,15 @@ impl Shard {
                 frames: VecDeque::new(),
                 bytes: 0,
             });
+            let id = histories.ids;
             self.home.backplane.ends(&room, epoch);
+            // How far the epoch of now goes is known by heart.
+            if epoch == position.epoch
+                && let Some(reading) = self.home.histories.find(id)
+            {
+                reading.set_range(position.offset);
+                self.read_history(id);
+            }
         }
     }
 
@@ -237,28 +248,20 @@ impl Shard {
                 continue;
             };
             reading.wants_ends = false;
-            let key = reading.key;
-            let now = self.position_of(key).filter(|now| now.epoch == epoch);
-            let Some(reading) = self.home.histories.find(id) else {
-                continue;
-            };
-            match (now, ends) {
-                // Of the epoch of now it is known by heart.
-                (Some(now), ends) => {
-                    reading.previous = ends.as_ref().ok().and_then(|ends| ends.previous);
-                    reading.set_range(now.offset);
+            reading.previous = ends.as_ref().ok().and_then(|ends| ends.previous);
+            let (key, is_read, began) = (reading.key, reading.is_read, reading.until > 0);
+            let is_now = self.position_of(key).is_some_and(|now| now.epoch == epoch);
+            match ends {
+                _ if is_read => self.end_history(id, None),
+                _ if is_now || began => {}
+                Ok(ends) => {
+                    if let Some(reading) = self.home.histories.find(id) {
+                        reading.set_range(ends.last);
+                    }
+                    self.read_history(id);
                 }
-                (None, Ok(ends)) => {
-                    reading.previous = ends.previous;
-                    reading.set_range(ends.last);
-                }
-                (None, Err(why)) => {
-                    let why = why.clone();
-                    self.end_history(id, Some(&why));
-                    continue;
-                }
+                Err(why) => self.end_history(id, Some(why)),
             }
-            self.read_history(id);
         }
     }
 
@@ -337,7 +340,15 @@ impl Shard {
         self.read_history(id);
     }
 
+    /// All is there that can be had; or why it can't be.
     fn end_history(&mut self, id: u64, why: Option<&str>) {
+        if let Some(reading) = self.home.histories.find(id)
+            && why.is_none()
+            && reading.wants_ends
+        {
+            reading.is_read = true;
+            return;
+        }
         let running = &mut self.home.histories.running;
         let Some(at) = running.iter().position(|reading| reading.id == id) else {
             return;
@@ -376,7 +387,12 @@ impl Shard {
         let late = late.filter(|reading| reading.deadline_ms <= now_ms);
         let late: Vec<_> = late.map(|reading| reading.id).collect();
         for id in late {
-            self.end_history(id, Some(why));
+            let reading = self.home.histories.find(id);
+            let is_read = reading.is_some_and(|reading| {
+                reading.wants_ends = false;
+                reading.is_read
+            });
+            self.end_history(id, Some(why).filter(|_| !is_read));
         }
         while let Some((deadline_ms, ..)) = self.home.histories.waiting.front()
             && *deadline_ms <= now_ms

@@ -1,7 +1,8 @@
 //! A PostgreSQL of a test: its processes, its directory, and a word with it.
 //!
 //! It listens on a free port of loopback and on a socket in its directory, lets everybody in
-//! unless [`Postgres::set_hba`] says otherwise, and by default syncs nothing, since no test pulls the plug.
+//! unless [`Postgres::set_hba`] says otherwise, and by default syncs nothing, since no test pulls
+//! the plug.
 //! PostgreSQL refuses to run as root: then it is `postgres` or `nobody`. All of its processes end
 //! with the guard.
 
