@@ -57,6 +57,10 @@ pub const CHUNK_BYTES_MIN: usize = 256;
 pub const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of one page of a resume.
 pub const PAGE_BYTES_MAX: usize = 256 * 1024;
+/// After how long a page that could not be read is read again, in ms, and how often.
+pub const PAGE_RETRY_MS: u64 = 500;
+/// See [`PAGE_RETRY_MS`].
+pub const PAGE_TRIES_MAX: u32 = 60;
 /// Publications of one page of a resume.
 pub const PAGE_PUBLICATIONS_MAX: usize = 1000;
 /// Sends of one room's sweep before others are read.

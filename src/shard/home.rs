@@ -22,7 +22,7 @@ use super::event::{
 };
 use super::history::Histories;
 use super::leaving::Leaving;
-use super::pages::Waiter;
+use super::pages::{LatePage, Waiter};
 use crate::backplane::Backplane;
 use crate::hub::{Audience, RoomKey};
 use crate::model::limits::{MEMBERS_LISTED_MAX, SHARD_CREDITS};
@@ -82,6 +82,8 @@ pub(super) struct Home {
     pub(super) backplane: Backplane<Origin>,
     /// Reads of the past under way: who waits for each.
     pub(super) reads: HashMap<(RoomKey, Epoch, u64), Vec<Waiter>>,
+    /// Pages that are read again.
+    pub(super) late_pages: VecDeque<LatePage>,
     /// Requests for history.
     pub(super) histories: Histories,
     /// Rooms to look at when their time comes.
@@ -96,6 +98,7 @@ impl Home {
             rooms: HashMap::new(),
             backplane,
             reads: HashMap::new(),
+            late_pages: VecDeque::new(),
             histories: Histories::default(),
             linger: VecDeque::new(),
             leaving: VecDeque::new(),

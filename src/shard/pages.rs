@@ -2,7 +2,9 @@
 //!
 //! One read for all who wait for the same page. A join with `since` is answered once it is known
 //! whether everything after it can still be had; a member then takes page after page until its own
-//! shard's log reaches back to its cursor.
+//! shard's log reaches back to its cursor. If a page can't be read now, since the store or
+//! PostgreSQL is away, it is read again: only after [`PAGE_TRIES_MAX`] is the member told that
+//! something is missing.
 
 use std::sync::Arc;
 
@@ -11,17 +13,28 @@ use bytes::Bytes;
 use super::Shard;
 use super::event::{Join, Joined, Reply, Request, ShardId};
 use crate::hub::{Chunk, RoomKey};
-use crate::model::limits::PAGE_BYTES_MAX;
+use crate::model::limits::{PAGE_BYTES_MAX, PAGE_RETRY_MS, PAGE_TRIES_MAX};
 use crate::model::{Epoch, ErrorCode, Position, RoomName};
 use crate::net::push_text;
+
+/// A page that could not be read, and is tried again.
+#[derive(Debug)]
+pub(super) struct LatePage {
+    due_ms: u64,
+    to: ShardId,
+    key: RoomKey,
+    room: RoomName,
+    from: u64,
+    tries: u32,
+}
 
 /// Who waits for a page of the past.
 #[derive(Debug)]
 pub(super) enum Waiter {
     /// A join with `since`.
     Join(ShardId, Join),
-    /// A member on its way.
-    Page(ShardId),
+    /// A member on its way, and how often its page could not be read.
+    Page(ShardId, u32),
     /// Who reads history over HTTP.
     History(u64),
 }
@@ -89,10 +102,31 @@ impl Shard {
                 },
             );
         } else {
-            let epoch = self.position_of(key).map(|position| position.epoch);
-            if let Some(epoch) = epoch {
-                self.read_page(key, room, epoch, offset, Waiter::Page(to));
-            }
+            self.read_page_for(to, key, room, offset, 0);
+        }
+    }
+
+    fn read_page_for(&mut self, to: ShardId, key: RoomKey, room: RoomName, from: u64, tries: u32) {
+        if let Some(position) = self.position_of(key) {
+            self.read_page(key, room, position.epoch, from, Waiter::Page(to, tries));
+        }
+    }
+
+    /// Reads again what could not be read.
+    pub(super) fn read_late_pages(&mut self) {
+        while let Some(late) = self.home.late_pages.front()
+            && late.due_ms <= self.now.ms
+            && let Some(late) = self.home.late_pages.pop_front()
+        {
+            let LatePage {
+                to,
+                key,
+                room,
+                from,
+                tries,
+                ..
+            } = late;
+            self.read_page_for(to, key, room, from, tries);
         }
     }
 
@@ -187,11 +221,21 @@ impl Shard {
                 (Waiter::Join(to, join), None, None) => {
                     self.send_joined(to, key, join, Some(false), None);
                 }
-                (Waiter::Page(to), Some(page), _) => {
+                (Waiter::Page(to, _), Some(page), _) => {
                     let (room, page) = (room.clone(), Ok(page.clone()));
                     self.reply(to, Reply::Page { room, from, page });
                 }
-                (Waiter::Page(to), None, _) => {
+                (Waiter::Page(to, tries), None, Some(_)) if tries < PAGE_TRIES_MAX => {
+                    self.home.late_pages.push_back(LatePage {
+                        due_ms: self.now.ms + PAGE_RETRY_MS,
+                        to,
+                        key,
+                        room: room.clone(),
+                        from,
+                        tries: tries + 1,
+                    });
+                }
+                (Waiter::Page(to, _), None, _) => {
                     self.send_lost(to, key, room.clone(), from, first);
                 }
             }

@@ -33,6 +33,7 @@ impl Shard {
         }
         self.drop_lingering();
         self.tell_left();
+        self.read_late_pages();
         self.expire_histories();
         self.expire_listings();
         let (backplane, mut moment) = self.backplane();
