@@ -39,7 +39,7 @@ pub(super) enum Step {
     /// Logged in.
     Done,
     /// It can't be done.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// It is no message of a login.
     Unexpected,
 }
@@ -153,5 +153,5 @@ fn with_password(login: &Login, send: impl FnOnce(&str) -> std::io::Result<()>) 
 }
 
 fn refused(why: &str) -> Step {
-    Step::Refused(Refusal::of_way(Cause::Login, why))
+    Step::Refused(Box::new(Refusal::of_way(Cause::Login, why)))
 }

@@ -331,7 +331,7 @@ impl Session {
                     Step::Done => self.phase = Phase::Welcome,
                     Step::Refused(refusal) => {
                         self.phase = Phase::Refused;
-                        inputs.push(Input::Refused(refusal));
+                        inputs.push(Input::Refused(*refusal));
                     }
                     Step::Unexpected => return Err(unexpected("login")),
                 }

@@ -328,10 +328,8 @@ fn rows_are_copied_and_their_buffer_comes_back() {
 
 #[test]
 fn a_server_that_goes_is_told_and_found_again() {
-    let mut postgres = Postgres::start(&[]);
-    let cell = RefCell::new(&mut postgres);
     on_each_driver(async || {
-        let mut postgres = cell.borrow_mut();
+        let mut postgres = Postgres::start(&[]);
         let mut room = Room::new(&postgres.url());
         room.up().await;
         room.link

@@ -94,7 +94,7 @@ impl<T: Origin> Partition<T> {
         if self.past.has_store && !knows_place {
             self.past.unfloored.push(want);
         } else {
-            self.to_stream(want, None);
+            self.seek_in_stream(want, None);
         }
     }
 
@@ -139,7 +139,7 @@ impl<T: Origin> Partition<T> {
             Some(floor) => self.ask_store(wants, Some(floor)),
             None => wants
                 .into_iter()
-                .for_each(|want| self.to_stream(want, None)),
+                .for_each(|want| self.seek_in_stream(want, None)),
         }
     }
 
@@ -155,7 +155,7 @@ impl<T: Origin> Partition<T> {
     }
 
     /// Looks in the stream, down to the floor.
-    fn to_stream(&mut self, want: PageWant, floor: Option<EntryId>) {
+    fn seek_in_stream(&mut self, want: PageWant, floor: Option<EntryId>) {
         let Some(waiting) = self.past.wants.get(&want) else {
             return;
         };
@@ -249,7 +249,7 @@ impl<T: Origin> Partition<T> {
             waiting.first = least(waiting.first, first);
         }
         match floor {
-            Some(_) => self.to_stream(want, floor),
+            Some(_) => self.seek_in_stream(want, floor),
             None => self.lose_past(want),
         }
     }
@@ -263,7 +263,7 @@ impl<T: Origin> Partition<T> {
         if let Some(waiting) = self.past.wants.get_mut(&want) {
             waiting.failed = Some(why.to_owned());
         }
-        self.to_stream(want, None);
+        self.seek_in_stream(want, None);
     }
 
     /// The frames of a page from an offset on, up to the first hole.
