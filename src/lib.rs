@@ -83,11 +83,12 @@
 //!   connections on each shard become members by themselves.
 //! - **Epochs** are the store's (one for a database); with `--store memory` each room has its own.
 //! - **Huge pages are off** for the heap: they doubled what an idle connection costs.
-//! - **redis_protocol** decodes whole frames; where one ends is found by a walk of our own, which has
-//!   bounds and does not begin anew.
-//! - **The past is joined page by page**: PostgreSQL, then the stream from the floor, then PostgreSQL
-//!   once more, for the page that is wanted. That a hole is final is found at its page, so a resume
-//!   whose first page is whole is `recovered`, and one deeper in (a dead entry) is told by `gap`.
+//! - **redis_protocol** decodes whole frames; where one ends is found by a walk of our own, which
+//!   has bounds and does not begin anew.
+//! - **The past is joined page by page**: PostgreSQL, then the stream from the floor, then
+//!   PostgreSQL once more, for the page that is wanted. That a hole is final is found at its page,
+//!   so a resume whose first page is whole is `recovered`, and a hole deeper in (a dead entry) is
+//!   told by `gap`.
 //! - **What a session of PostgreSQL is** (time-outs) is said by SET behind the login and not in the
 //!   startup packet, which poolers refuse.
 //! - **The script stores, then counts, then tells**: XADDs, one HSET for the whole call, PUBLISHes.

@@ -1,5 +1,10 @@
 //! Statements, parameters and errors.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "an error is looked at, not passed on"
+)]
+
 use ringcast::pg::{Cause, Param, Request, Transaction};
 use uuid::Uuid;
 
