@@ -9,6 +9,7 @@ pub mod ids;
 pub mod limits;
 pub mod position;
 pub mod publication;
+pub mod storable;
 
 pub use codes::{CloseCode, ErrorCode};
 pub use entry::EntryId;

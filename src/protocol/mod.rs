@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`command`], `members` | what clients send |
 //! | [`event`] | what the server sends |
-//! | [`storable`] | which JSON can be stored later, checked before anything is promised |
+//! | [`storable`] | which JSON can be stored later (of `model`), checked before anything is promised |
 //!
 //! Payloads, metadata and refs are raw JSON text: checked once, spliced into what is sent on, never
 //! parsed into a tree and never written anew. No sockets, no rooms: whether a client may do what
@@ -16,6 +16,6 @@
 pub mod command;
 pub mod event;
 mod members;
-pub mod storable;
 
+pub use crate::model::storable;
 pub use command::{Command, Refusal, Request, Since};

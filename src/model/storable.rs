@@ -14,7 +14,7 @@
 //! One pass over the bytes, without recursion. Strings are skipped eight bytes at a time, for
 //! strings are what most text is made of.
 
-use crate::model::limits::JSON_DEPTH_MAX;
+use super::limits::JSON_DEPTH_MAX;
 
 /// Digits of a `numeric` before the decimal point.
 pub const DIGITS_BEFORE_MAX: i64 = 131_072;
