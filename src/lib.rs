@@ -39,10 +39,12 @@
 //! | [`hub`] | a shard's rooms: logs, cursors, the sweep | model |
 //! | [`store`] | the embedded store | model |
 //! | [`backplane`] | what orders and keeps publications: embedded, or Redis | resp, model |
-//! | [`shard`] | `Event` -> `Shard::handle` -> `Effect` | the above but store |
+//! | [`worker`] | the stream into PostgreSQL: batches, exactly once | resp, pg, model |
+//! | [`shard`] | `Event` -> `Shard::handle` -> `Effect` | the above but store, pg, worker |
 //! | [`runtime`] | the machine room: threads, sockets, mail, clocks, signals | all |
 //! | [`config`], [`web`] | the porch: settings, the page | net, resp, pg, model |
 //! | [`telemetry`] | the porch: log and metrics | backplane, model |
+//! | [`telemetry`] | the porch: log and metrics | backplane, worker, model |
 //!
 //! # Invariants of the architecture
 //!
@@ -107,6 +109,19 @@
 //! - **Offsets of rooms stay in Redis' state** as long as their epoch, also when nothing of the
 //!   room is in the stream any more: a room that began anew at 1 would give an offset twice, and
 //!   one that began at a floor common to all would tell members of losses that were none.
+//! - **Who is dead is a matter of consumers**, not of entries: XAUTOCLAIM goes by how long an entry
+//!   is idle, and so would take what a live worker holds while PostgreSQL is away, to and fro. A
+//!   script claims (XCLAIM) what belongs to consumers that are not heard of, and each says every
+//!   second that it is there.
+//! - **A batch is one message to PostgreSQL**: COPY of the rows, COPY of the rooms' counts, and
+//!   what else belongs to the transaction, are statements of one text, sent with all their rows.
+//! - **What PostgreSQL may refuse is found before the COPY** (JSON is checked as at a server's
+//!   door) and goes alone; halving a batch, by the line that PostgreSQL names, is for what is not
+//!   foreseen.
+//! - **A message whose id another one has** (used again after `--dedupe-window`) is stored by an id
+//!   made of its entry's: it was acked.
+//! - **Retrying a dead entry** stores it there and then, and does not add it to the stream again,
+//!   where it would stand at a place that its number contradicts.
 //! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 
 pub mod backplane;
@@ -122,3 +137,4 @@ pub mod shard;
 pub mod store;
 pub mod telemetry;
 pub mod web;
+pub mod worker;

@@ -24,7 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("shard", &["hub", "backplane", "protocol", "net", "model"]),
     ("web", &[]),
     ("config", &["net", "resp", "pg", "model"]),
-    ("telemetry", &["config", "backplane", "model"]),
+    ("telemetry", &["config", "backplane", "worker", "model"]),
 ];
 
 /// A word that may stand in some places only.

@@ -79,7 +79,7 @@ const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(METADATA_BYTES_MAX < OUTBOX_BYTES_MAX);
 
 /// Bytes of one reply of Redis.
-pub const RESP_REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const RESP_REPLY_BYTES_MAX: usize = 72 * 1024 * 1024;
 /// Elements of one reply of Redis, those of all levels together.
 pub const RESP_ELEMENTS_MAX: usize = 1 << 20;
 /// Levels of one reply of Redis.
@@ -316,3 +316,62 @@ const _: () = assert!(HISTORY_STATEMENT_MS < HISTORY_MS && HISTORY_MS < HISTORY_
 const _: () = assert!(HISTORY_BYTES_MAX >= PAGE_BYTES_MAX);
 const _: () = assert!(HISTORY_MESSAGES <= HISTORY_MESSAGES_MAX);
 const _: () = assert!(HISTORY_WANTS_MAX * PAGE_BYTES_MAX < PG_ROWS_BYTES_MAX);
+// The worker.
+
+/// Bytes of the rows of one batch, beyond which nothing more is read for it; one larger entry goes
+/// alone.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Rows of one batch that `BATCH_SIZE` may ask for.
+pub const BATCH_ROWS_MAX: usize = 100_000;
+/// Entries of one read of the stream by a worker.
+pub const CONSUME_ENTRIES_MAX: usize = 1000;
+/// Bytes that such a read aims at; how many entries it asks for follows from how long the last ones
+/// were.
+pub const CONSUME_BYTES_AIM: usize = 2 * 1024 * 1024;
+/// How long a read of the stream waits for an entry, in ms.
+pub const CONSUME_BLOCK_MS: u64 = 1_000;
+/// How often a worker is heard of in Redis, looks after what others left, trims and counts, in ms.
+pub const KEEP_MS: u64 = 1_000;
+/// How long a worker may not be heard of before what is pending with it is taken over, in ms.
+/// Whoever is heard of keeps what it has, however long PostgreSQL is away.
+pub const CLAIM_IDLE_MS: u64 = 15_000;
+/// Entries that are taken over at once.
+pub const CLAIM_ENTRIES_MAX: usize = 1000;
+/// Entries that are set aside by one call, and that wait for it before reading stops.
+pub const ASIDE_ENTRIES_MAX: usize = 256;
+/// See [`ASIDE_ENTRIES_MAX`].
+pub const ASIDE_WAITING_MAX: usize = 16 * 1024;
+/// Bytes of what is said of an entry that is set aside.
+pub const ASIDE_REASON_BYTES_MAX: usize = 500;
+/// How long Redis may not answer a worker before the connection is given up, in ms.
+pub const WORKER_SILENCE_MS: u64 = 10_000;
+/// The shortest and the longest pause of a worker between two tries, in ms.
+pub const WORKER_PAUSES_MS: (u64, u64) = (100, 3_000);
+/// How often the same trouble is told again, and how often at most another one, in ms.
+pub const TROUBLE_AGAIN_MS: (u64, u64) = (60_000, 3_000);
+/// How often the tables are looked at while they are written to, in ms.
+pub const SCHEMA_CHECK_MS: u64 = 5_000;
+/// How often deltas of `room_stats` are summed up, in ms.
+pub const COMPACT_MS: u64 = 30_000;
+/// How often a worker looks for what `--retention` deletes, in ms; and for users to forget.
+pub const RETAIN_MS: u64 = 30_000;
+/// See [`RETAIN_MS`].
+pub const FORGET_MS: u64 = 3_600_000;
+/// (room, user) pairs that a worker remembers to be in the table, and for how long, in ms.
+pub const SEEN_PAIRS_MAX: usize = 200_000;
+/// See [`SEEN_PAIRS_MAX`].
+pub const SEEN_MS: u64 = 3_600_000;
+/// Connections to a worker's port.
+pub const WORKER_CONNECTIONS_MAX: usize = 64;
+/// Bytes of a field that `ringcast dead list` shows.
+pub const DEAD_SHOWN_BYTES_MAX: usize = 200;
+
+// An entry of the largest message fits a reply, and a reply a batch's memory.
+const _: () = assert!(ENVELOPE_BYTES_MAX < RESP_REPLY_BYTES_MAX);
+const _: () = assert!(CONSUME_ENTRIES_MAX * 64 < RESP_ELEMENTS_MAX);
+const _: () = assert!(CONSUME_BYTES_AIM < BATCH_BYTES_MAX);
+// A live worker is heard of many times before it counts as dead, also while a read waits.
+const _: () = assert!(5 * (KEEP_MS + CONSUME_BLOCK_MS) < CLAIM_IDLE_MS);
+const _: () = assert!(CONSUME_BLOCK_MS < WORKER_SILENCE_MS);
+const _: () = assert!(WORKER_PAUSES_MS.0 < WORKER_PAUSES_MS.1);
+const _: () = assert!(TROUBLE_AGAIN_MS.1 < TROUBLE_AGAIN_MS.0);

@@ -54,6 +54,17 @@ impl Row {
         Self { body, is_binary }
     }
 
+    /// A row of texts, for whoever plays PostgreSQL.
+    #[cfg(test)]
+    pub(crate) fn of_texts(texts: &[&str]) -> Self {
+        let mut body = Vec::new();
+        for text in texts {
+            body.extend_from_slice(&(text.len() as i32).to_be_bytes());
+            body.extend_from_slice(text.as_bytes());
+        }
+        Self::new(body.into(), false)
+    }
+
     /// A column as it came: binary or text, as was asked for.
     pub fn bytes(&self, column: usize) -> Option<&[u8]> {
         let range = self.range(column)?;
