@@ -43,7 +43,6 @@
 //! | [`shard`] | `Event` -> `Shard::handle` -> `Effect` | the above but store, pg, worker |
 //! | [`runtime`] | the machine room: threads, sockets, mail, clocks, signals | all |
 //! | [`config`], [`web`] | the porch: settings, the page | net, resp, pg, model |
-//! | [`telemetry`] | the porch: log and metrics | backplane, model |
 //! | [`telemetry`] | the porch: log and metrics | backplane, worker, model |
 //!
 //! # Invariants of the architecture

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use ringcast::config::{Config, Mode};
-use ringcast::runtime::ask;
+use ringcast::runtime::{ask, worker};
 use ringcast::telemetry::log;
 
 #[cfg(feature = "mimalloc")]
@@ -19,7 +19,9 @@ fn main() -> ExitCode {
     let env: BTreeMap<_, _> = std::env::vars_os()
         .map(|(name, text)| (lossy(name), lossy(text)))
         .collect();
-    let (mode, config) = match Config::from_args_and_env(std::env::args_os(), &env, &host_name()) {
+    let pid = std::process::id();
+    let found = Config::from_args_and_env(std::env::args_os(), &env, &host_name(), pid);
+    let (mode, config) = match found {
         Ok(good) => good,
         Err(errors) => {
             say(errors.report.as_deref().unwrap_or_default());
@@ -29,7 +31,17 @@ fn main() -> ExitCode {
     };
     match mode {
         Mode::Serve => serve(&config),
-        Mode::Health => told(ask::health(config.bind, config.port)),
+        Mode::Work => {
+            log::start(config.log_format, config.log_level);
+            worker::work(&config)
+        }
+        Mode::Migrate => told(worker::migrate(&config)),
+        Mode::Dead(ask) => {
+            // Who reads no further (`| head`) has seen enough.
+            let mut say = |line: &str| writeln!(std::io::stdout(), "{line}").is_ok();
+            told(worker::dead(&config, &ask, &mut say))
+        }
+        Mode::Health => told(ask::health(config.bind, config.health_port())),
         Mode::Drain => told(ask::drain(&config.data_dir)),
         Mode::Print(text) => {
             say(&text);

@@ -15,6 +15,8 @@ pub(super) enum Typed {
     Run {
         /// The command.
         command: String,
+        /// What follows it.
+        words: Vec<String>,
         /// The text of each flag that is there; the last one counts.
         flags: BTreeMap<&'static str, String>,
     },
@@ -25,6 +27,18 @@ pub(super) enum Typed {
 /// The commands of this build and what they do.
 const COMMANDS: &[(&str, &str)] = &[
     ("serve", "the server; also without a command"),
+    (
+        "worker",
+        "takes the Redis stream into PostgreSQL; also with WORKER_ENABLED=true",
+    ),
+    (
+        "migrate",
+        "brings the PostgreSQL schema up to date, as a worker does at its start",
+    ),
+    (
+        "dead",
+        "list | retry [ID...] | drop ID...|all: entries that could not be stored",
+    ),
     (
         "check-config",
         "prints every setting and where it came from; exits 2 if one is bad",
@@ -58,15 +72,17 @@ pub(super) fn read(args: impl Iterator<Item = OsString>) -> Result<Typed, String
             "{command}: this build does not have this command yet"
         ));
     }
-    if let Some(word) = words.next() {
-        return Err(format!("{command}: takes no argument such as {word:?}"));
-    }
     if !COMMANDS.iter().any(|(name, _)| *name == command) {
         return Err(format!("{command:?} is no command; see --help"));
+    }
+    let words: Vec<_> = words.cloned().collect();
+    if let Some(word) = words.first().filter(|_| command != "dead") {
+        return Err(format!("{command}: takes no argument such as {word:?}"));
     }
     let known = SETTINGS
         .iter()
         .map(|setting| setting.flag)
+        .filter(|flag| !flag.is_empty())
         .chain(later_flags());
     let flags = known
         .filter_map(|flag| {
@@ -75,7 +91,11 @@ pub(super) fn read(args: impl Iterator<Item = OsString>) -> Result<Typed, String
                 .map(|text| (flag, text.clone()))
         })
         .collect();
-    Ok(Typed::Run { command, flags })
+    Ok(Typed::Run {
+        command,
+        words,
+        flags,
+    })
 }
 
 fn later_flags() -> impl Iterator<Item = &'static str> {
@@ -94,7 +114,8 @@ fn command_line() -> clap::Command {
         .value_name("COMMAND")
         .num_args(0..)
         .hide(true);
-    let settings = SETTINGS.iter().map(|setting| {
+    let with_flag = SETTINGS.iter().filter(|setting| !setting.flag.is_empty());
+    let settings = with_flag.map(|setting| {
         let arg = Arg::new(setting.flag).long(setting.flag);
         let arg = if setting.value.is_empty() {
             let arg = arg

@@ -50,13 +50,6 @@ const fn but(flag: &'static str, inert: &'static [&'static str]) -> LaterSetting
 /// Every such setting.
 pub static LATER: &[LaterSetting] = &[
     LaterSetting {
-        inert: &["false", "off", "0"],
-        ..named("", "WORKER_ENABLED")
-    },
-    named("worker-id", "WORKER_ID"),
-    named("batch-size", "BATCH_SIZE"),
-    named("batch-timeout", "BATCH_TIMEOUT"),
-    LaterSetting {
         inert: &["PubSub", "pubsub"],
         ..named("redis-mode", "Redis__Mode")
     },
@@ -72,12 +65,10 @@ pub static LATER: &[LaterSetting] = &[
     flag("tls-key"),
     flag("metrics-bind"),
     but("partitions", &["1"]),
-    flag("worker-port"),
-    flag("worker-partitions"),
     flag("signalr-hub"),
     flag("otlp-endpoint"),
     flag("trace-sample"),
 ];
 
 /// Every such command.
-pub static LATER_COMMANDS: &[&str] = &["worker", "migrate", "dead"];
+pub static LATER_COMMANDS: &[&str] = &[];

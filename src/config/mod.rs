@@ -27,7 +27,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::Name;
+use crate::model::{EntryId, Name};
 use crate::net::{Networks, OriginPolicy};
 use crate::pg::{Conninfo, Given};
 use crate::resp::Address;
@@ -39,12 +39,31 @@ pub use report::readme_table;
 pub enum Mode {
     /// Be the server.
     Serve,
-    /// Ask the instance of this machine how it is.
+    /// Be the worker.
+    Work,
+    /// Bring the tables up to date.
+    Migrate,
+    /// Look after the entries that were set aside.
+    Dead(DeadAsk),
+    /// Ask the instance of this machine how it is; of a worker, the worker.
     Health,
     /// Ask the instance of this data dir to drain.
     Drain,
     /// Print this and be done: the report of `check-config`, the help, the version.
     Print(String),
+}
+
+/// What `ringcast dead` is to do. Ids are those that `list` shows, as texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeadAsk {
+    /// Show them all.
+    List,
+    /// Try to store these; none: all.
+    Retry(Vec<EntryId>),
+    /// Remove these.
+    Drop(Vec<EntryId>),
+    /// Remove all.
+    DropAll,
 }
 
 /// Every setting, parsed and checked. Nothing in it changes while the program runs.
@@ -62,6 +81,18 @@ pub struct Config {
     pub(super) postgres_given: Option<Given>,
     /// A server's connections for history.
     pub postgres_pool: usize,
+    /// Whether `ringcast` alone is a worker.
+    pub(super) worker_enabled: bool,
+    /// This worker, unique among them.
+    pub worker_id: Name,
+    /// Rows of one COPY at most.
+    pub batch_size: usize,
+    /// Age of a batch's oldest row at most.
+    pub batch_timeout: Duration,
+    /// Port of a worker's `/health` and `/metrics`; 0 takes any free one.
+    pub worker_port: u16,
+    /// The partitions that a worker consumes; `None`: all.
+    pub worker_partitions: Option<Vec<u16>>,
     /// First part of every name in Redis.
     pub key_prefix: String,
     /// Bytes of what is held while Redis is away.
@@ -132,6 +163,16 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+impl Config {
+    /// Where `ringcast health` asks: a worker's environment has WORKER_ENABLED.
+    pub fn health_port(&self) -> u16 {
+        match self.worker_enabled {
+            true => self.worker_port,
+            false => self.port,
+        }
+    }
+}
+
 /// `--store`: where an instance that runs alone keeps its publications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
@@ -177,6 +218,17 @@ pub struct ConfigErrors {
     pub report: Option<String>,
     /// The lines. None holds a secret.
     pub lines: Vec<String>,
+}
+
+impl ConfigErrors {
+    /// One line, and no report.
+    pub(super) fn one(line: String) -> Self {
+        let lines = vec![line];
+        Self {
+            report: None,
+            lines,
+        }
+    }
 }
 
 impl fmt::Display for ConfigErrors {

@@ -9,7 +9,7 @@ use super::settings::{SETTINGS, secretless};
 pub(super) fn check_config(settings: &[Resolved], warnings: &[String]) -> String {
     let mut out = String::new();
     for one in settings {
-        let (flag, value, source) = (one.setting.flag, shown(one), &one.source);
+        let (flag, value, source) = (name(one), shown(one), &one.source);
         let bad = if one.error.is_some() { "  BAD" } else { "" };
         let _ = writeln!(out, "{flag:<26} {value:<24} {source}{bad}");
     }
@@ -22,8 +22,24 @@ pub(super) fn check_config(settings: &[Resolved], warnings: &[String]) -> String
 /// The line that names a bad setting.
 pub(super) fn error_line(one: &Resolved) -> Option<String> {
     let error = one.error.as_ref()?;
-    let (flag, source) = (one.setting.flag, &one.source);
-    Some(format!("--{flag} ({source}): \"{}\" {error}", shown(one)))
+    let (flag, source) = (name(one), &one.source);
+    let dashes = if one.setting.flag.is_empty() {
+        ""
+    } else {
+        "--"
+    };
+    Some(format!(
+        "{dashes}{flag} ({source}): \"{}\" {error}",
+        shown(one)
+    ))
+}
+
+/// What a setting is called: by its flag, if it has one.
+fn name(one: &Resolved) -> String {
+    match one.setting.flag {
+        "" => one.setting.env(),
+        flag => flag.to_owned(),
+    }
 }
 
 /// The text of a setting, without what is secret.
@@ -58,7 +74,11 @@ pub fn readme_table() -> String {
             format!(" {}", one.value)
         };
         let value = value.replace('|', "\\|");
-        let _ = writeln!(out, "| `--{flag}{value}` | `{env}` | {default} | {help} |");
+        let flag = match flag {
+            "" => "-".to_owned(),
+            flag => format!("`--{flag}{value}`"),
+        };
+        let _ = writeln!(out, "| {flag} | `{env}` | {default} | {help} |");
     }
     out
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::flags::{self, Typed};
 use super::later::{LATER, LaterSetting};
 use super::report;
-use super::settings::{ECHO_MESSAGE_BYTES, HOST_NAME, SETTINGS, Setting};
-use super::{Config, ConfigErrors, Driver, LogFormat, Mode, SlowConsumer, StoreKind};
-use crate::model::Name;
+use super::settings::{ECHO_MESSAGE_BYTES, HOST_NAME, HOST_NAME_AND_PID, SETTINGS, Setting};
+use super::{Config, ConfigErrors, DeadAsk, Driver, LogFormat, Mode, SlowConsumer, StoreKind};
+use crate::model::{EntryId, Name};
 use crate::net::{Networks, OriginPolicy};
 
 /// Where the text of a setting came from.
@@ -46,7 +46,8 @@ type Flags = BTreeMap<&'static str, String>;
 
 impl Config {
     /// The mode and the settings that `args` (the program's name first) and `env` ask for.
-    /// `host_name` is the default of `--instance-id`. An empty variable counts as not set.
+    /// `host_name` is the default of `--instance-id`, and with `pid` of
+    /// `--worker-id`. An empty variable counts as not set.
     ///
     /// # Errors
     /// All that is wrong, one line each; but of a command line that can't be read the first only.
@@ -54,10 +55,15 @@ impl Config {
         args: impl Iterator<Item = OsString>,
         env: &BTreeMap<String, String>,
         host_name: &str,
+        pid: u32,
     ) -> Result<(Mode, Self), ConfigErrors> {
         let mut config = unset();
-        let (command, flags) = match flags::read(args) {
-            Ok(Typed::Run { command, flags }) => (command, flags),
+        let (command, words, flags) = match flags::read(args) {
+            Ok(Typed::Run {
+                command,
+                words,
+                flags,
+            }) => (command, words, flags),
             Ok(Typed::Print(text)) => return Ok((Mode::Print(text), config)),
             Err(line) => {
                 return Err(ConfigErrors {
@@ -66,9 +72,10 @@ impl Config {
                 });
             }
         };
+        let worker_name = format!("{host_name}-{pid}");
         let mut settings: Vec<_> = SETTINGS
             .iter()
-            .map(|setting| look_up(setting, &flags, env, host_name))
+            .map(|setting| look_up(setting, &flags, env, (host_name, &worker_name)))
             .collect();
         for one in &mut settings {
             one.error = (one.setting.set)(&mut config, &one.text).err();
@@ -87,6 +94,15 @@ impl Config {
         let store_is_set = settings
             .iter()
             .any(|one| one.setting.flag == "store" && one.source != Source::Default);
+        let mode = match command.as_str() {
+            "health" => Mode::Health,
+            "drain" => Mode::Drain,
+            "worker" => Mode::Work,
+            "migrate" => Mode::Migrate,
+            "dead" => Mode::Dead(dead_ask(&words).map_err(ConfigErrors::one)?),
+            _ if config.worker_enabled => Mode::Work,
+            _ => Mode::Serve,
+        };
         if config.redis.is_some() && store_is_set {
             let line = "--store is of an instance that runs alone; with a Redis it has no effect";
             config.warnings.push(line.into());
@@ -102,18 +118,15 @@ impl Config {
                 .iter()
                 .filter_map(|setting| later_error(setting, &flags, env)),
         );
+        if command != "check-config" {
+            lines.extend(missing(&mode, &settings));
+        }
         let check = command == "check-config";
         let report = check.then(|| report::check_config(&settings, &config.warnings));
         if !lines.is_empty() {
             return Err(ConfigErrors { report, lines });
         }
-        let mode = match (command.as_str(), report) {
-            (_, Some(report)) => Mode::Print(report),
-            ("health", _) => Mode::Health,
-            ("drain", _) => Mode::Drain,
-            _ => Mode::Serve,
-        };
-        Ok((mode, config))
+        Ok((report.map_or(mode, Mode::Print), config))
     }
 }
 
@@ -126,6 +139,12 @@ fn unset() -> Config {
         postgres: None,
         postgres_given: None,
         postgres_pool: 0,
+        worker_enabled: false,
+        worker_id: Name::default(),
+        batch_size: 0,
+        batch_timeout: Duration::ZERO,
+        worker_port: 0,
+        worker_partitions: None,
         key_prefix: String::new(),
         spool_bytes: 0,
         stream_retention: Duration::ZERO,
@@ -163,7 +182,12 @@ fn unset() -> Config {
     }
 }
 
-fn look_up(setting: &'static Setting, flags: &Flags, env: &Env, host_name: &str) -> Resolved {
+fn look_up(
+    setting: &'static Setting,
+    flags: &Flags,
+    env: &Env,
+    (host_name, worker_name): (&str, &str),
+) -> Resolved {
     let name = setting.env();
     let (text, source) = if let Some(text) = flags.get(setting.flag) {
         (text.as_str(), Source::Flag)
@@ -171,6 +195,8 @@ fn look_up(setting: &'static Setting, flags: &Flags, env: &Env, host_name: &str)
         (text.as_str(), Source::Env(name))
     } else if setting.default == HOST_NAME {
         (host_name, Source::Default)
+    } else if setting.default == HOST_NAME_AND_PID {
+        (worker_name, Source::Default)
     } else {
         (setting.default, Source::Default)
     };
@@ -195,6 +221,44 @@ fn complete_postgres(config: &mut Config, settings: &mut [Resolved], env: &Env) 
                 one.error.get_or_insert(why);
             }
         }
+    }
+}
+
+/// A line for each setting without which a mode can't be.
+fn missing(mode: &Mode, settings: &[Resolved]) -> Vec<String> {
+    let (who, needed): (_, &[&str]) = match mode {
+        Mode::Work => ("a worker", &["redis-url", "postgres-url"]),
+        Mode::Migrate => ("migrate", &["postgres-url"]),
+        Mode::Dead(DeadAsk::Retry(_)) => ("dead retry", &["redis-url", "postgres-url"]),
+        Mode::Dead(_) => ("dead", &["redis-url"]),
+        _ => return Vec::new(),
+    };
+    let is_missing = |one: &&Resolved| {
+        needed.contains(&one.setting.flag) && one.text == "none" && one.error.is_none()
+    };
+    let line = |one: &Resolved| {
+        let (flag, env) = (one.setting.flag, one.setting.env());
+        format!("--{flag} ({env}): must be set: {who} needs it")
+    };
+    settings.iter().filter(is_missing).map(line).collect()
+}
+
+/// What `ringcast dead …` says.
+fn dead_ask(words: &[String]) -> Result<DeadAsk, String> {
+    let ids = |words: &[String]| {
+        let id = |word: &String| {
+            let why = || format!("dead: {word:?} is no id such as `ringcast dead list` shows");
+            EntryId::parse(word).ok_or_else(why)
+        };
+        words.iter().map(id).collect::<Result<Vec<_>, _>>()
+    };
+    match words.split_first() {
+        Some((word, [])) if word == "list" => Ok(DeadAsk::List),
+        Some((word, [all])) if word == "drop" && all == "all" => Ok(DeadAsk::DropAll),
+        Some((word, [all])) if word == "retry" && all == "all" => Ok(DeadAsk::Retry(vec![])),
+        Some((word, rest)) if word == "retry" => Ok(DeadAsk::Retry(ids(rest)?)),
+        Some((word, rest @ [_, ..])) if word == "drop" => Ok(DeadAsk::Drop(ids(rest)?)),
+        _ => Err("dead: takes list, retry [ID…|all], or drop ID…|all".into()),
     }
 }
 

@@ -6,16 +6,18 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::values::{
-    choice, duration, key_prefix, networks, number, number_or, origins, put, size, switch,
+    choice, duration, key_prefix, networks, number, number_or, origins, partitions, put, size,
+    switch,
 };
 use super::{Config, Driver, LogFormat, SlowConsumer, StoreKind};
+use crate::model::limits::BATCH_ROWS_MAX;
 use crate::model::name_is_valid;
 use crate::pg;
 use crate::resp::Address;
 
 /// One setting.
 pub struct Setting {
-    /// Its flag, without the dashes.
+    /// Its flag, without the dashes; empty if it has a variable only.
     pub flag: &'static str,
     /// Its variable, where it is not `RINGCAST_` and the flag's name.
     pub(super) own_env: Option<&'static str>,
@@ -30,8 +32,10 @@ pub struct Setting {
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
 }
 
-/// The default that is not in the table: it is looked up, by `main`.
+/// The defaults that are not in the table: they are looked up, by `main`.
 pub const HOST_NAME: &str = "the host's name";
+/// See [`HOST_NAME`].
+pub const HOST_NAME_AND_PID: &str = "host's name + pid";
 
 impl Setting {
     /// The environment variable.
@@ -58,6 +62,12 @@ pub(super) fn secretless(text: &str) -> String {
         Err(_) if is_of_postgres || text.contains('@') => "***".to_owned(),
         Err(_) => text.to_owned(),
     }
+}
+
+/// The name of a consumer, or of an instance.
+fn name_of(text: &str) -> Result<crate::model::Name, String> {
+    let bad = || "must be 1 to 128 bytes without control characters".to_owned();
+    name_is_valid(text).then(|| text.into()).ok_or_else(bad)
 }
 
 /// What `--max-message-bytes` is on `/echo` unless it is set.
@@ -108,13 +118,7 @@ pub static SETTINGS: &[Setting] = &[
             HOST_NAME,
             "NAME",
             "this instance, unique in the cluster",
-            |c, t| {
-                let bad = || "must be 1 to 128 bytes without control characters".to_owned();
-                put(
-                    &mut c.instance_id,
-                    name_is_valid(t).then(|| t.into()).ok_or_else(bad),
-                )
-            },
+            |c, t| put(&mut c.instance_id, name_of(t)),
         )
     },
     Setting {
@@ -144,6 +148,52 @@ pub static SETTINGS: &[Setting] = &[
                 let given = (t != "none").then(|| pg::Given::parse(t));
                 put(&mut c.postgres_given, given.transpose())
             },
+        )
+    },
+    Setting {
+        own_env: Some("WORKER_ENABLED"),
+        ..setting(
+            "",
+            "false",
+            "true|false",
+            "true: `ringcast` is `ringcast worker`",
+            |c, t| {
+                let words = [("true", true), ("false", false), ("1", true), ("0", false)];
+                put(
+                    &mut c.worker_enabled,
+                    choice(t, &words).or_else(|_| switch(t)),
+                )
+            },
+        )
+    },
+    Setting {
+        own_env: Some("WORKER_ID"),
+        ..setting(
+            "worker-id",
+            HOST_NAME_AND_PID,
+            "NAME",
+            "this worker, unique; one that keeps its name goes on with what was pending at once",
+            |c, t| put(&mut c.worker_id, name_of(t)),
+        )
+    },
+    Setting {
+        own_env: Some("BATCH_SIZE"),
+        ..setting(
+            "batch-size",
+            "100",
+            "N",
+            "rows in one COPY at most",
+            |c, t| put(&mut c.batch_size, number(t, 1..=BATCH_ROWS_MAX as u64)),
+        )
+    },
+    Setting {
+        own_env: Some("BATCH_TIMEOUT"),
+        ..setting(
+            "batch-timeout",
+            "5s",
+            "TIME",
+            "age of a batch's oldest row at most",
+            |c, t| put(&mut c.batch_timeout, duration(t, ms(1, 10 * MINUTE))),
         )
     },
     Setting {
@@ -393,6 +443,20 @@ pub static SETTINGS: &[Setting] = &[
         "N",
         "connections to PostgreSQL that a server reads history by",
         |c, t| put(&mut c.postgres_pool, number(t, 1..=64)),
+    ),
+    setting(
+        "worker-port",
+        "9090",
+        "PORT",
+        "`/health` and `/metrics` of a worker; 0: any free one",
+        |c, t| put(&mut c.worker_port, number(t, 0..=65535)),
+    ),
+    setting(
+        "worker-partitions",
+        "all",
+        "LIST",
+        "the partitions that a worker consumes, such as `0-3,7`; there is one, 0",
+        |c, t| put(&mut c.worker_partitions, partitions(t)),
     ),
     setting(
         "log-format",

@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 fn read(args: &str, env: &[(&str, &str)]) -> Result<(Mode, Config), ConfigErrors> {
+    // A blank within an argument is a hard one.
     let args = std::iter::once("ringcast")
-        .chain(args.split_whitespace())
-        .map(OsString::from);
+        .chain(args.split(' ').filter(|arg| !arg.is_empty()))
+        .map(|arg| OsString::from(arg.replace('\u{a0}', " ")));
     let env: BTreeMap<_, _> = env
         .iter()
         .map(|(name, text)| (name.to_string(), text.to_string()))
         .collect();
-    Config::from_args_and_env(args, &env, "a-host")
+    Config::from_args_and_env(args, &env, "a-host", 7)
 }
 
 /// Reads what must not be read, and gives the lines.
@@ -38,6 +39,12 @@ fn nothing_set_is_the_defaults_of_the_protocol() {
         postgres: None,
         postgres_given: None,
         postgres_pool: 4,
+        worker_enabled: false,
+        worker_id: "a-host-7".into(),
+        batch_size: 100,
+        batch_timeout: seconds(5),
+        worker_port: 9090,
+        worker_partitions: None,
         key_prefix: "gosocket".into(),
         spool_bytes: 1 << 30,
         stream_retention: seconds(3600),
@@ -82,7 +89,11 @@ fn each_setting_is_a_flag_and_a_variable() {
         ("port", "9"),
         ("instance-id", "i"),
         ("redis-url", "h:1"),
-        ("postgres-url", "postgres://u@h"),
+        ("postgres-url", "host=h user=u"),
+        ("", "true"),
+        ("worker-id", "w"),
+        ("batch-size", "10000"),
+        ("batch-timeout", "1s"),
         ("key-prefix", "p"),
         ("bind", "::"),
         ("data-dir", "/d"),
@@ -114,6 +125,8 @@ fn each_setting_is_a_flag_and_a_variable() {
         ("stream-bytes", "0"),
         ("ack-replicas", "1"),
         ("postgres-pool", "9"),
+        ("worker-port", "0"),
+        ("worker-partitions", "0"),
         ("log-format", "json"),
         ("log-level", "debug"),
     ];
@@ -121,12 +134,17 @@ fn each_setting_is_a_flag_and_a_variable() {
     let (_, default) = read("", &[]).unwrap();
     let mut all = (String::new(), vec![]);
     for (setting, (flag, value)) in SETTINGS.iter().zip(values) {
-        let (_, by_flag) = read(&format!("--{flag}={value}"), &[]).unwrap();
-        let (_, by_env) = read("", &[(&setting.env(), value)]).unwrap();
+        let (_, by_env) = read("drain", &[(&setting.env(), value)]).unwrap();
+        assert_ne!(by_env, default, "{flag}");
+        if flag.is_empty() {
+            continue;
+        }
+        // Values with blanks stand in one argument.
+        let arg = format!("--{flag}={value}").replace(' ', "\u{a0}");
+        let (_, by_flag) = read(&arg, &[]).unwrap();
         assert_eq!(by_flag, by_env, "{flag}");
-        assert_ne!(by_flag, default, "{flag}");
         assert_eq!(by_flag.warnings, Vec::<String>::new());
-        all.0 += &format!("--{flag}={value} ");
+        all.0 += &format!("{arg} ");
         all.1.push((setting.env(), setting.default));
     }
     let (_, every) = read(&all.0, &[]).unwrap();
@@ -158,7 +176,11 @@ fn names_of_the_variables() {
             "INSTANCE_ID",
             "REDIS_URL",
             "POSTGRES_URL",
-            "KEY_PREFIX"
+            "WORKER_ENABLED",
+            "WORKER_ID",
+            "BATCH_SIZE",
+            "BATCH_TIMEOUT",
+            "KEY_PREFIX",
         ]
     );
     let env = |flag| {
@@ -179,13 +201,39 @@ fn commands() {
     assert_eq!(read("serve", &[]).unwrap().0, Mode::Serve);
     assert_eq!(read("health --port 1", &[]).unwrap().0, Mode::Health);
     assert_eq!(read("--port 1 drain", &[]).unwrap().0, Mode::Drain);
-    for args in ["worker", "migrate", "dead list", "dead"] {
-        let name = args.split(' ').next().unwrap();
-        assert_eq!(
-            refused(args, &[]),
-            [format!("{name}: this build does not have this command yet")]
-        );
+    let both = [("REDIS_URL", "h"), ("POSTGRES_URL", "postgres://u@h")];
+    let id = |ms| EntryId { ms, n: 0 };
+    for (args, mode) in [
+        ("worker", Mode::Work),
+        ("migrate", Mode::Migrate),
+        ("dead list", Mode::Dead(DeadAsk::List)),
+        ("dead retry", Mode::Dead(DeadAsk::Retry(vec![]))),
+        ("dead retry all", Mode::Dead(DeadAsk::Retry(vec![]))),
+        (
+            "dead retry 7-0 8-0",
+            Mode::Dead(DeadAsk::Retry(vec![id(7), id(8)])),
+        ),
+        ("dead drop 7-0", Mode::Dead(DeadAsk::Drop(vec![id(7)]))),
+        ("dead drop all", Mode::Dead(DeadAsk::DropAll)),
+    ] {
+        assert_eq!(read(args, &both).unwrap().0, mode, "{args}");
+        let missing = refused(args, &[]).concat();
+        assert!(missing.contains("must be set"), "{args}: {missing}");
     }
+    for args in [
+        "dead",
+        "dead drop",
+        "dead list 7-0",
+        "dead retry x",
+        "dead bury",
+    ] {
+        assert!(refused(args, &both)[0].starts_with("dead: "), "{args}");
+    }
+    let enabled = [both[0], both[1], ("WORKER_ENABLED", "true")];
+    let (mode, config) = read("", &enabled).unwrap();
+    assert_eq!((mode, config.health_port()), (Mode::Work, 9090));
+    assert_eq!(read("serve", &both).unwrap().0, Mode::Serve);
+    assert_eq!(read("", &both).unwrap().1.health_port(), 8080);
     assert!(refused("sevre", &[])[0].contains("\"sevre\" is no command"));
     assert!(refused("serve now", &[])[0].contains("takes no argument"));
     let line = refused("--prot 1", &[]).concat();
@@ -246,7 +294,7 @@ fn every_bad_setting_is_named() {
         ]
     );
     // A host without a usable name.
-    let none = Config::from_args_and_env(std::iter::once("x".into()), &BTreeMap::new(), "");
+    let none = Config::from_args_and_env(std::iter::once("x".into()), &BTreeMap::new(), "", 7);
     assert!(none.unwrap_err().lines[0].starts_with("--instance-id (default)"));
 }
 
@@ -268,7 +316,10 @@ fn settings_of_later_stages_are_refused_and_their_values_never_shown() {
             read("", &[(&setting.env(), inert)]).unwrap();
         }
     }
-    let env = [("BATCH_SIZE", "hunter2"), ("WORKER_ENABLED", "true")];
+    let env = [
+        ("RINGCAST_API_KEY", "hunter2"),
+        ("RINGCAST_PARTITIONS", "2"),
+    ];
     let lines = refused("--jwt-secret hunter2 --deflate check-config", &env);
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert!(!lines.concat().contains("hunter2"));
@@ -368,6 +419,42 @@ fn the_password_of_redis_is_never_shown() {
             "{prefix}"
         );
     }
+}
+
+#[test]
+fn the_password_of_postgres_is_never_shown() {
+    for url in [
+        "postgres://u:hunter2@h/db",
+        "postgres://u:hunter2@h:x/db",
+        "host=h user=u password=hunter2",
+        "password=hunter2",
+        "password='hunter2",
+        "mysql://u:hunter2@h",
+    ] {
+        let report = match read("check-config", &[("POSTGRES_URL", url)]) {
+            Ok((Mode::Print(report), _)) => report,
+            Ok((mode, _)) => panic!("{mode:?}"),
+            Err(errors) => errors.report.unwrap() + &errors.lines.concat(),
+        };
+        assert!(!report.contains("hunter2"), "{report}");
+    }
+    let env = [
+        ("POSTGRES_URL", "host=h"),
+        ("PGUSER", "me"),
+        ("PGPASSWORD", "hunter2"),
+    ];
+    let (_, config) = read("", &env).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let postgres = config.postgres.unwrap();
+    assert_eq!(
+        (&*postgres.user, postgres.password.as_deref()),
+        ("me", Some("hunter2"))
+    );
+    let lines = refused("", &env[..1]);
+    assert!(
+        lines[0].starts_with("--postgres-url (env POSTGRES_URL): "),
+        "{lines:?}"
+    );
 }
 
 #[test]

@@ -150,6 +150,24 @@ pub(super) fn networks(text: &str) -> Result<Networks, String> {
     })
 }
 
+/// `all` for `None`, or partitions such as `0-3,7`; in this build there is one, 0.
+pub(super) fn partitions(text: &str) -> Result<Option<Vec<u16>>, String> {
+    let bad = || "must be all, or partitions such as 0-3,7; there is one, 0".to_owned();
+    if text == "all" {
+        return Ok(None);
+    }
+    let mut all = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first, 0..=0), number(last, 0..=0));
+        let (first, last): (u16, u16) = (first.map_err(|_| bad())?, last.map_err(|_| bad())?);
+        all.extend(first..=last);
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(Some(all))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +235,17 @@ mod tests {
                 .contains("\"10.0.0.2/8\"")
         );
         assert!(networks("none,10.0.0.2").is_err());
+    }
+
+    #[test]
+    fn partitions_are_those_that_there_are() {
+        assert_eq!(partitions("all"), Ok(None));
+        for good in ["0", "0-0", "0,0"] {
+            assert_eq!(partitions(good), Ok(Some(vec![0])), "{good}");
+        }
+        for bad in ["", "1", "0-3", "0,7", "-", "a"] {
+            assert!(partitions(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | `mailbox` | mail between threads, and whom to wake |
 //! | `store` | the threads that wait for the disk |
 //! | `redis` | the sockets of the links to Redis |
+//! | [`worker`] | the worker's thread: its links, its port |
 //! | `spool` | the thread and the files of what is held while Redis is away |
 //! | `stats` | counters for whoever asks, `/health`, `/ready`, `/metrics` |
 //! | `signals`, [`ask`] | being asked to end; asking |
@@ -30,6 +31,7 @@ mod stats;
 mod store;
 mod tasks;
 mod tls;
+pub mod worker;
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};

@@ -6,3 +6,4 @@
 pub mod families;
 pub mod log;
 pub mod metrics;
+pub mod worker;
