@@ -132,7 +132,7 @@ fn runtime(config: &Config) -> Result<ShardRuntime, String> {
         Driver::IoUring => Wanted::Uring,
         Driver::Epoll => Wanted::Epoll,
     };
-    let (kind, why_not) = driver::choose(wanted, RING_ENTRIES)?;
+    let (kind, why_not) = driver::choose(wanted, RING_ENTRIES, 1)?;
     if let Some(why) = why_not {
         tracing::warn!("running on epoll: {why}");
     }
