@@ -15,6 +15,9 @@ use super::engine::{Engine, IMAGE, docker, output, root};
 use super::redis::free_port;
 use super::support::{Answer, Client, PATIENCE, connect_to};
 
+/// What is published, and who takes it into PostgreSQL.
+pub(crate) const STREAM: &str = "gosocket:messages:stream";
+pub(crate) const GROUP: &str = "persist-workers";
 /// The servers that have names.
 pub(crate) const SERVERS: [&str; 3] = ["server-1", "server-2", "server-3"];
 /// All is healthy so long after the command, the image being there.
@@ -23,6 +26,8 @@ const UP: Duration = Duration::from_secs(60);
 const BEGIN: Duration = Duration::from_secs(20);
 /// The port of servers and of nginx inside of their containers.
 const PORT: u16 = 8080;
+/// That of workers.
+const WORKER_PORT: u16 = 9090;
 
 /// Asks until there is an answer; how long that took.
 pub(crate) fn within(limit: Duration, what: &str, mut ask: impl FnMut() -> bool) -> Duration {
@@ -157,11 +162,24 @@ impl<'a> Cluster<'a> {
         SocketAddr::from(([127, 0, 0, 1], self.nginx_port))
     }
 
+    /// What Redis says to a command.
+    pub(crate) fn redis(&self, words: &[&str]) -> String {
+        let container = self.container("redis");
+        container.exec(&[&["redis-cli"], words].concat())
+    }
+
     /// The entries of the stream in Redis.
     pub(crate) fn stream_len(&self) -> u64 {
-        let container = self.container("redis");
-        let said = container.exec(&["redis-cli", "XLEN", "gosocket:messages:stream"]);
-        said.parse().unwrap()
+        self.redis(&["XLEN", STREAM]).parse().unwrap()
+    }
+
+    /// The number that PostgreSQL answers SQL with.
+    pub(crate) fn count(&self, sql: &str) -> u64 {
+        let psql = ["psql", "-XAtq", "-U", "gosocket", "-d", "gosocket", "-c"];
+        let said = self
+            .container("postgres")
+            .exec(&[&psql[..], &[sql]].concat());
+        said.parse().unwrap_or_else(|_| panic!("{sql}: {said}"))
     }
 
     /// A file of this cluster's own.
@@ -252,13 +270,22 @@ impl Container {
         std::fs::read_to_string(path).unwrap()
     }
 
-    /// Where its servers are reached from this machine: in the network of what is in front.
+    /// Where a server is reached from this machine: in the network of what is in front.
     pub(crate) fn address(&self) -> SocketAddr {
+        self.address_in("front", PORT)
+    }
+
+    /// Where a worker is.
+    pub(crate) fn worker_address(&self) -> SocketAddr {
+        self.address_in("back", WORKER_PORT)
+    }
+
+    fn address_in(&self, network: &str, port: u16) -> SocketAddr {
         let networks = &self.inspect()["NetworkSettings"]["Networks"];
         let mut networks = networks.as_object().unwrap().iter();
-        let front = networks.find(|(name, _)| name.ends_with("front")).unwrap();
-        let ip: IpAddr = front.1["IPAddress"].as_str().unwrap().parse().unwrap();
-        SocketAddr::new(ip, PORT)
+        let one = networks.find(|(name, _)| name.ends_with(network)).unwrap();
+        let ip: IpAddr = one.1["IPAddress"].as_str().unwrap().parse().unwrap();
+        SocketAddr::new(ip, port)
     }
 
     /// Where a published port of it is reached.
@@ -281,11 +308,16 @@ impl Container {
         docker(&["stop", &self.id]);
     }
 
+    /// Starts it again.
+    pub(crate) fn start(&self) {
+        docker(&["start", &self.id]);
+    }
+
     /// Starts it again; the time from the start of its process to a good answer of `/ready`.
     pub(crate) fn start_until_ready(&self) -> Duration {
         let address = self.published();
         let ready_at = thread::scope(|scope| {
-            scope.spawn(|| docker(&["start", &self.id]));
+            scope.spawn(|| self.start());
             within(BEGIN, "/ready", || get(address, "/ready").status == 200);
             SystemTime::now()
         });

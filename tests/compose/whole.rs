@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, Container, SERVERS, client, get, within};
-use super::engine::{Engine, IMAGE, docker, root};
+use super::cluster::{Cluster, Container, GROUP, SERVERS, STREAM, client, get, within};
+use super::engine::{Engine, IMAGE, docker, output, root};
 use super::instances::{Ledger, Plan};
 use super::support::Server;
 
 /// Whatever was killed serves again within this.
 const BACK: Duration = Duration::from_secs(10);
+/// What is acked is in PostgreSQL after this, whatever was killed: more than BATCH_TIMEOUT.
+const STORED: Duration = Duration::from_secs(30);
 /// From the start of a server's container to its `/ready`.
 const READY: Duration = Duration::from_secs(1);
 /// Bytes that the image has beyond its base.
@@ -41,6 +43,8 @@ fn what_one_command_starts() {
     for container in cluster.all() {
         is_killed(&cluster, &ways, &container);
     }
+    history_is_in_postgres(&cluster, &servers[0], ways.len() as u64);
+    serves_without_postgres(&cluster, &servers[0], &ways);
 }
 
 /// The other file, with more servers than three; and a profile that has no io_uring.
@@ -58,7 +62,7 @@ fn any_number_of_servers_without_io_uring() {
     std::fs::write(&path, profile.to_string()).unwrap();
     let env = [("SECCOMP_PROFILE", path.to_str().unwrap())];
     let cluster = Cluster::new(&engine, &["docker-compose.scale.yml"], &env);
-    cluster.up(&["--scale", "server=4"]);
+    cluster.up(&["--scale", "server=4", "--scale", "worker=3"]);
 
     let servers = cluster.containers("server");
     assert_eq!(servers.len(), 4);
@@ -74,12 +78,30 @@ fn any_number_of_servers_without_io_uring() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 4, "{ids:?}");
+    let mut workers: Vec<_> = cluster.containers("worker").iter().map(worker_id).collect();
+    workers.sort();
+    workers.dedup();
+    assert_eq!(workers.len(), 3, "{workers:?}");
     is_confined(&cluster);
     let mut ways: Vec<_> = servers.iter().map(Container::address).collect();
     ways.push(cluster.entry());
     all_see_all(&ways);
     is_killed(&cluster, &ways, &servers[2]);
     is_killed(&cluster, &ways, &cluster.container("redis"));
+    is_killed(&cluster, &ways, &cluster.containers("worker")[0]);
+    // Who is one too many goes, and leaves nothing behind.
+    let scale = ["up", "-d", "--scale", "server=4", "--scale", "worker=1"];
+    output(&mut cluster.compose(&scale));
+    assert_eq!(cluster.containers("worker").len(), 1);
+    is_killed(&cluster, &ways, &cluster.container("postgres"));
+}
+
+/// The name of a worker that stores.
+fn worker_id(container: &Container) -> String {
+    let mut health = get(container.worker_address(), "/health").json();
+    let up = (&health["redis"], &health["postgres"], &health["status"]);
+    assert_eq!(up, (&json!("up"), &json!("up"), &json!("ok")));
+    health["worker_id"].take().as_str().unwrap().to_owned()
 }
 
 /// A client by each way publishes, and all of them get all of it.
@@ -182,6 +204,7 @@ fn is_killed(cluster: &Cluster<'_>, ways: &[SocketAddr], container: &Container) 
         fault: BACK,
     };
     let before = cluster.stream_len();
+    let rows = are_stored(cluster, before);
     let ways: Vec<_> = ways.iter().map(SocketAddr::to_string).collect();
     let messages = plan.messages.to_string();
     let mut ledger = Ledger::over(&ways, &plan, &["--messages", &messages]);
@@ -200,4 +223,84 @@ fn is_killed(cluster: &Cluster<'_>, ways: &[SocketAddr], container: &Container) 
     let acked = verdict.count("acked");
     eprintln!("{name} killed: back after {back:.1?}, {acked} acked, none lost");
     verdict.expect_whole();
+    are_stored(cluster, rows + acked);
+}
+
+/// So many messages were acked in all: so many are in PostgreSQL, each once, no offset is left out,
+/// and nothing waits to be stored. Gives their number.
+fn are_stored(cluster: &Cluster<'_>, acked: u64) -> u64 {
+    let took = within(STORED, &format!("{acked} rows"), || {
+        cluster.count("SELECT count(*) FROM messages") >= acked
+    });
+    eprintln!("{acked} rows, the last within {took:.1?}");
+    within(STORED, "nothing to be pending", || {
+        let said = cluster.redis(&["XPENDING", STREAM, GROUP]);
+        said.lines().next() == Some("0")
+    });
+    for (sql, expected) in [
+        ("SELECT count(*) FROM messages", acked),
+        ("SELECT count(DISTINCT id) FROM messages", acked),
+        ("SELECT sum(message_count) FROM room_stats", acked),
+        (
+            "SELECT count(*) FROM (SELECT FROM messages GROUP BY room_name, epoch \
+             HAVING max(\"offset\") <> count(*) OR count(DISTINCT \"offset\") <> count(*)) holes",
+            0,
+        ),
+    ] {
+        assert_eq!(cluster.count(sql), expected, "{sql}");
+    }
+    assert_eq!(cluster.redis(&["EXISTS", "gosocket:messages:dead"]), "0");
+    acked
+}
+
+/// What is neither in the memory of a server nor in the stream any more is in its history.
+fn history_is_in_postgres(cluster: &Cluster<'_>, server: &Container, count: u64) {
+    let (path, all) = ("/api/rooms/all/messages", (1..=count).collect::<Vec<_>>());
+    assert_eq!(offsets(cluster.entry(), path), all, "through nginx");
+    cluster.redis(&["XTRIM", STREAM, "MAXLEN", "1"]);
+    server.stop();
+    server.start_until_ready();
+    assert_eq!(offsets(server.published(), path), all, "of one that is new");
+}
+
+/// The offsets of a page of history.
+fn offsets(address: SocketAddr, path: &str) -> Vec<u64> {
+    let mut page = Value::Null;
+    within(BACK, path, || {
+        let answer = get(address, path);
+        let is_there = answer.status == 200;
+        if is_there {
+            page = answer.json();
+        }
+        is_there
+    });
+    let messages = page["messages"].as_array().unwrap().iter();
+    messages.map(|it| it["offset"].as_u64().unwrap()).collect()
+}
+
+/// A server starts and serves while PostgreSQL is not to be found, says of what is only there that
+/// it can't be had, and what is published meanwhile is stored when it is back.
+fn serves_without_postgres(cluster: &Cluster<'_>, server: &Container, ways: &[SocketAddr]) {
+    let rows = cluster.count("SELECT count(*) FROM messages");
+    let (postgres, worker) = (cluster.container("postgres"), cluster.container("worker"));
+    postgres.stop();
+    server.stop();
+    server.start_until_ready();
+    let mut clients: Vec<_> = ways.iter().map(|&way| client(way)).collect();
+    for client in &mut clients {
+        client.join("without");
+    }
+    assert_eq!(clients[0].publish("without", json!("here")), 1);
+    for client in &mut clients {
+        client.messages("without", 1, 1);
+    }
+    let answer = get(server.published(), "/api/rooms/all/messages");
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    within(BACK, "the worker to say so", || {
+        get(worker.worker_address(), "/health").json()["postgres"] == "down"
+    });
+    assert!(worker.is_healthy(), "it waits, and needs no restart");
+    postgres.start();
+    within(BACK, "PostgreSQL to be back", || postgres.is_healthy());
+    are_stored(cluster, rows + 1);
 }
