@@ -181,8 +181,9 @@ fn bounds() {
     assert!(whole(b"*2\r\n*1048570\r\n").contains("left"));
     assert!(whole(b"*2\r\n:1\r\n*1048576\r\n").contains("elements"));
     assert!(whole(b"*999999999999\r\n").contains("elements"));
-    assert!(whole(b"$67108864\r\n").contains("bytes"));
-    assert!(whole(b"$67100000\r\n").contains("left"));
+    let bulk = |bytes: usize| whole(format!("${bytes}\r\n").as_bytes());
+    assert!(bulk(RESP_REPLY_BYTES_MAX).contains("bytes"));
+    assert!(bulk(RESP_REPLY_BYTES_MAX - 100).contains("left"));
     let line = |length: usize| format!("+{}\r\n", "x".repeat(length - 1));
     assert!(whole(line(RESP_LINE_BYTES_MAX).as_bytes()).starts_with("'xx"));
     for cut in [1, RESP_LINE_BYTES_MAX + 1, RESP_LINE_BYTES_MAX + 2] {
