@@ -136,6 +136,7 @@ impl Server {
     }
 
     /// How it has ended, if it has.
+    #[allow(dead_code, reason = "the tests of workers use it")]
     pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
