@@ -28,6 +28,13 @@ mod support;
 
 /// The longest that one command may take, in seconds.
 const COMMAND_SECONDS: &str = "120";
+/// What runs, as `operations/docker` knows it.
+const SERVICES: [&str; 7] = [
+    "redis", "postgres", "server-1", "server-2", "server-3", "worker", "nginx",
+];
+/// Adds an entry that no table takes.
+const POISON: &str = "docker compose exec -T redis redis-cli XADD gosocket:messages:stream '*' \
+                      room_name lobby user_id u username u payload '{no json' metadata ''";
 
 /// A command of the page, and what it prints.
 struct Step {
@@ -104,15 +111,14 @@ impl Cluster {
 
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
-        let names = ["redis", "server-1", "server-2", "server-3", "nginx"];
-        let ports = names.map(|name| (name, redis::free_port()));
+        let ports = SERVICES.map(|name| (name, redis::free_port()));
         let lines = ports.map(|(name, port)| format!("{name}={port}\n"));
         fs::write(dir.path().join("ports"), lines.concat()).unwrap();
         // Workers of nginx are not who started them.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(dir.path(), open).unwrap();
         Self {
-            nginx: ports[4].1,
+            nginx: ports[SERVICES.len() - 1].1,
             dir,
         }
     }
@@ -136,6 +142,16 @@ impl Cluster {
         bash.status().unwrap();
         fs::read_to_string(printed).unwrap()
     }
+
+    /// Runs it until that is what it prints.
+    fn await_output(&self, command: &str, output: &str) {
+        let mut printed = String::new();
+        let what = format!("{output:?} of {command}");
+        eventually(&what, || {
+            printed = self.run(command);
+            (printed.trim_end() == output).then_some(())
+        });
+    }
 }
 
 impl Drop for Cluster {
@@ -143,7 +159,7 @@ impl Drop for Cluster {
         let said = self.run("docker compose down");
         if std::thread::panicking() {
             eprintln!("{said}");
-            for name in ["redis", "server-1", "server-2", "server-3", "nginx"] {
+            for name in SERVICES {
                 let log = fs::read_to_string(self.dir.path().join(format!("{name}.log")));
                 eprintln!("the log of {name}:\n{}", log.unwrap_or_default());
             }
@@ -172,6 +188,10 @@ fn every_command_prints_what_the_page_says() {
         output,
     } in &steps
     {
+        if command.ends_with("dead list") {
+            cluster.run(POISON);
+            cluster.await_output(&format!("{command} | tail -n 1"), "1 entries");
+        }
         let printed = cluster.run(command);
         let lines: Vec<_> = printed.lines().collect();
         assert!(
@@ -189,6 +209,9 @@ fn every_command_prints_what_the_page_says() {
             for n in 1..=3 {
                 assert_eq!(client.publish("lobby", json!(n)), n);
             }
+            let rows = "docker compose exec -T postgres psql -U gosocket -d gosocket -Atc \
+                        'SELECT count(*) FROM messages'";
+            cluster.await_output(rows, "3");
             client
         });
         // What is published by hand gets there; by then the first one has been sent elsewhere.
