@@ -103,7 +103,7 @@ impl Cluster {
         let tries = (0..5).map(|_| Self::new());
         let is_up = |one: &Self| {
             one.run("docker compose up");
-            one.run("docker compose ps").lines().count() == 5
+            one.run("docker compose ps").lines().count() == SERVICES.len()
         };
         let mut up = tries.filter(is_up);
         up.next().expect("the cluster does not start")
