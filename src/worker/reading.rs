@@ -54,8 +54,6 @@ pub(super) struct Reader {
     page: usize,
     /// When to ask again after a refusal.
     at_ms: Now,
-    /// Whether entries may be delivered again that were stored: the group is new.
-    is_anew: bool,
     /// Whether there are own pending entries before `after`, taken over from others.
     has_more: bool,
 }
@@ -69,7 +67,6 @@ impl Reader {
             asked: None,
             page: CONSUME_ENTRIES_MAX / 10,
             at_ms: 0,
-            is_anew: false,
             has_more: false,
         }
     }
@@ -333,10 +330,7 @@ impl Worker {
         let line = self.redis_trouble.ended(now);
         self.say_line(line);
         match (ask, reply) {
-            (Ask::Group, Reply::Group(is_new)) => {
-                self.reader.is_anew |= is_new;
-                self.reader.next = Next::Own;
-            }
+            (Ask::Group, Reply::Group(_)) => self.reader.next = Next::Own,
             (Ask::Own { .. }, Reply::Entries(entries)) => {
                 match entries.last() {
                     Some((last, _)) => self.reader.after = *last,
@@ -345,10 +339,8 @@ impl Worker {
                 self.on_entries(now, entries, true);
             }
             (Ask::New { .. }, Reply::Entries(entries)) => {
-                // A group that was made anew delivers all again; nothing more is there.
-                let is_known = self.reader.is_anew;
-                self.reader.is_anew &= !entries.is_empty();
-                self.on_entries(now, entries, is_known);
+                // Of a group that was made anew they may be known: the key says so.
+                self.on_entries(now, entries, false);
             }
             (Ask::Peek { .. }, Reply::Peeked(entry)) => {
                 self.reader.next = Next::Own;

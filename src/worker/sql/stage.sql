@@ -2,6 +2,9 @@
 -- filled it. Answers three rows: how many were added by their own id, how many by a spare one, and at
 -- how many positions of these rows other messages stand.
 --
+-- What is looked up in `messages` is looked up row by row, by subqueries and no joins: without
+-- statistics of `staged` a join may read the whole table.
+--
 -- 1. By its own id. A row that another worker inserts at this moment is waited for. In the order of
 --    the key, so that two workers with the same rows wait for each other in one direction only.
 with added as (
@@ -31,10 +34,10 @@ with added as (
     select s.room_name, s.spare_id, s.epoch, s."offset", s.user_id, s.username, s.payload,
            s.metadata, s.created_at
     from staged s
-    where exists (
-        select from messages m
+    where (
+        select (m.epoch, m."offset") is distinct from (s.epoch, s."offset")
+        from messages m
         where m.room_name = s.room_name and m.id = s.id
-          and (m.epoch, m."offset") is distinct from (s.epoch, s."offset")
     )
     order by s.room_name, s.spare_id
     on conflict (room_name, id) do nothing
@@ -52,8 +55,8 @@ select count(*) from added;
 -- 3. What is acked is never dropped, so positions may clash: it is counted and told.
 select count(*)
 from staged s
-where exists (
-    select from messages m
+where (
+    select count(*) from messages m
     where m.room_name = s.room_name and m.epoch = s.epoch and m."offset" = s."offset"
       and m.id not in (s.id, s.spare_id)
-)
+) > 0
