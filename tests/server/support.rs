@@ -143,8 +143,7 @@ impl Server {
 
     /// Waits until it has ended.
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        let child = &mut self.child;
-        eventually("the server's end", || child.try_wait().unwrap())
+        eventually("the server's end", || self.try_ended())
     }
 
     /// Kills it, and hands its directory on.
