@@ -53,11 +53,20 @@ fn check_config_prints_all_and_ends_with_0_or_2() {
 }
 
 #[test]
-fn commands_of_later_stages_end_with_2() {
-    for args in [&["worker"][..], &["migrate"], &["dead", "list"]] {
+fn commands_that_lack_what_they_need_end_with_2_and_name_it() {
+    let (redis, postgres) = ("REDIS_URL", "POSTGRES_URL");
+    for (args, needed) in [
+        (&["worker"][..], &[redis, postgres][..]),
+        (&["migrate"], &[postgres]),
+        (&["dead", "list"], &[redis]),
+    ] {
         let output = ringcast(args, &[]);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
-        assert_eq!(lines(&output.stderr).len(), 1, "{args:?}");
+        let told = lines(&output.stderr);
+        assert_eq!(told.len(), needed.len(), "{told:?}");
+        for (line, name) in told.iter().zip(needed) {
+            assert!(line.contains(name), "{line}");
+        }
     }
 }
 

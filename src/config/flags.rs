@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction};
 
-use super::later::{LATER, LATER_COMMANDS};
+use super::later::LATER;
 use super::settings::SETTINGS;
 
 /// What was typed.
@@ -67,11 +67,6 @@ pub(super) fn read(args: impl Iterator<Item = OsString>) -> Result<Typed, String
     };
     let mut words = matches.get_many::<String>("command").into_iter().flatten();
     let command = words.next().map_or("serve", String::as_str).to_owned();
-    if LATER_COMMANDS.contains(&command.as_str()) {
-        return Err(format!(
-            "{command}: this build does not have this command yet"
-        ));
-    }
     if !COMMANDS.iter().any(|(name, _)| *name == command) {
         return Err(format!("{command:?} is no command; see --help"));
     }

@@ -1,4 +1,4 @@
-//! Settings and commands of PROTOCOL 1 that this build does not have yet.
+//! Settings of PROTOCOL 1 that this build does not have yet.
 //!
 //! To take one and do nothing would be worse than to refuse: an instance that ran alone although
 //! `REDIS_URL` is set would split a cluster. So each is known here, and setting it is an error,
@@ -69,6 +69,3 @@ pub static LATER: &[LaterSetting] = &[
     flag("otlp-endpoint"),
     flag("trace-sample"),
 ];
-
-/// Every such command.
-pub static LATER_COMMANDS: &[&str] = &[];
