@@ -11,6 +11,7 @@ use crate::resp::{Cause, Command, Refusal, Value, push_command};
 
 const KEEP: &[u8] = include_bytes!("keep.lua");
 const SET_ASIDE: &[u8] = include_bytes!("set_aside.lua");
+const PEEK: &[u8] = include_bytes!("peek.lua");
 /// The consumer group of all workers (PROTOCOL 5).
 pub(super) const GROUP: &str = "persist-workers";
 
@@ -63,7 +64,7 @@ pub enum Ask {
         /// Entries at most.
         count: usize,
     },
-    /// The id of the first own pending entry behind that one, and not what is in it.
+    /// The first own pending entry behind that one, and not what is in it.
     Peek {
         /// The last one known.
         after: EntryId,
@@ -86,8 +87,8 @@ pub enum Reply {
     Group(bool),
     /// Entries in the order of the stream: each as a row, or refused, or gone from the stream.
     Entries(Vec<(EntryId, Option<Result<Row, Refused>>)>),
-    /// The entry, if there is one.
-    Peeked(Option<EntryId>),
+    /// The entry, if there is one, and how many bytes a reply with it has at most.
+    Peeked(Option<(EntryId, u64)>),
     /// See [`Kept`].
     Kept(Kept),
     /// So many.
@@ -142,18 +143,10 @@ pub fn encode(stream: &Stream, ask: &Ask, out: &mut Vec<u8>) {
             command.arg(b"STREAMS").arg(name).arg(b">");
         }
         Ask::Peek { after } => {
-            let from = format!("({after}");
+            let after = after.to_string();
             push_command(
                 out,
-                &[
-                    b"XPENDING",
-                    name,
-                    group,
-                    from.as_bytes(),
-                    b"+",
-                    b"1",
-                    consumer,
-                ],
+                &[b"EVAL", PEEK, b"1", name, group, consumer, after.as_bytes()],
             );
         }
         Ask::Keep { may_claim } => {
@@ -210,9 +203,14 @@ pub fn decode(stream: &Stream, ask: &Ask, value: &Value) -> Result<Reply, Refusa
         Ask::Group => Ok(Reply::Group(true)),
         Ask::Own { .. } | Ask::New { .. } => entries(stream, value).ok_or_else(odd),
         Ask::Peek { .. } => {
-            let list = value.as_list().ok_or_else(odd)?;
-            let first = list.first().and_then(Value::as_list);
-            Ok(Reply::Peeked(first.and_then(|one| entry_id(one.first()?))))
+            let found = match value.as_list().ok_or_else(odd)? {
+                [id, bytes] => {
+                    let bytes = bytes.as_number().and_then(|n| u64::try_from(n).ok());
+                    Some((entry_id(id).ok_or_else(odd)?, bytes.ok_or_else(odd)?))
+                }
+                _ => None,
+            };
+            Ok(Reply::Peeked(found))
         }
         Ask::Keep { .. } => kept(value).map(Reply::Kept).ok_or_else(odd),
         Ask::Ack(_) | Ask::SetAside(_) => number().map(Reply::Done).ok_or_else(odd),
@@ -313,10 +311,7 @@ mod tests {
             Ask::New { count: 9 },
             "XREADGROUP GROUP persist-workers c COUNT 9 BLOCK 1000 STREAMS s >",
         );
-        check(
-            Ask::Peek { after: entry },
-            "XPENDING s persist-workers (7-1 + 1 c",
-        );
+        check(Ask::Peek { after: entry }, "1 s persist-workers c 7-1");
         check(Ask::Ack(vec![entry; 2]), "XACK s persist-workers 7-1 7-1");
         check(
             Ask::Keep { may_claim: true },
@@ -375,12 +370,9 @@ mod tests {
         let peek = Ask::Peek {
             after: EntryId::default(),
         };
-        let list = Value::List(vec![Value::List(vec![text("7-1"), text("c")])]);
-        let entry = EntryId { ms: 7, n: 1 };
-        assert_eq!(
-            decode(&stream, &peek, &list),
-            Ok(Reply::Peeked(Some(entry)))
-        );
+        let list = Value::List(vec![text("7-1"), Value::Number(9)]);
+        let found = Some((EntryId { ms: 7, n: 1 }, 9));
+        assert_eq!(decode(&stream, &peek, &list), Ok(Reply::Peeked(found)));
         let none = decode(&stream, &peek, &Value::List(vec![]));
         assert_eq!(none, Ok(Reply::Peeked(None)));
     }

@@ -10,7 +10,7 @@
 //!
 //! A reply larger than may be ends its connection and says nothing of what was in it. Then the own
 //! pending entries are read one by one from the last that was seen; the one at which it happens
-//! again is set aside unseen, by its id.
+//! again is set aside unseen, by its id and its size.
 
 use super::command::{Ask, Kept, Reply};
 use super::pipeline::{Effect, Level, Now, Side, Worker};
@@ -21,6 +21,9 @@ use crate::model::limits::{
     CONSUME_ENTRIES_MAX, KEEP_MS, RESP_REPLY_BYTES_MAX, TROUBLE_AGAIN_MS, WORKER_SILENCE_MS,
 };
 use crate::resp::{Cause, Refusal};
+
+/// Bytes of a reply around its entry, and more.
+const REPLY_HEAD_BYTES: u64 = 4096;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,9 +345,12 @@ impl Worker {
                 // Of a group that was made anew they may be known: the key says so.
                 self.on_entries(now, entries, false);
             }
-            (Ask::Peek { .. }, Reply::Peeked(entry)) => {
+            (Ask::Peek { .. }, Reply::Peeked(found)) => {
                 self.reader.next = Next::Own;
-                if let Some(entry) = entry {
+                // That one may be gone meanwhile, and another one be the first.
+                if let Some((entry, bytes)) = found
+                    && bytes + REPLY_HEAD_BYTES >= RESP_REPLY_BYTES_MAX as u64
+                {
                     self.reader.after = entry;
                     self.on_unreadable(entry);
                 }

@@ -103,7 +103,11 @@ impl World {
                     .pending
                     .iter()
                     .filter(|(id, of)| *of == me && **id > *after);
-                Reply::Peeked(own.next().map(|(id, _)| *id))
+                let bytes = |id| match self.stream[id] {
+                    Kind::Large => u64::from(u32::MAX),
+                    _ => 100,
+                };
+                Reply::Peeked(own.next().map(|(id, _)| (*id, bytes(id))))
             }
             Ask::Keep { may_claim } => Reply::Kept(self.keep(now, me, *may_claim)),
             Ask::Ack(ids) => {
