@@ -136,6 +136,12 @@ const _: () = assert!(BREAKER_AWAY_MS < BREAKER_SILENCE_MS && BREAKER_SILENCE_MS
 // Who waits for replicas must not look silent.
 const _: () = assert!(2 * REPLICAS_WAIT_MS < REPLICAS_AWAY_MS);
 const _: () = assert!(REPLICAS_AWAY_MS + REPLICAS_WAIT_MS < BREAKER_SILENCE_MS);
+/// Bytes that one read of a link to Redis takes at most: all that came while the last turn's sends
+/// were made, so that a shard that is behind sends each member several messages at once and not
+/// one. By 64 KiB a turn brought a message a room, however much waited.
+pub const LINK_READ_BYTES_MAX: usize = 1024 * 1024;
+
+const _: () = assert!(LINK_READ_BYTES_MAX <= READY_BYTES_MAX);
 /// Bytes that wait to be sent to Redis while a write is under way. What is asked of Redis and not
 /// answered has its own limits; beyond this the link is ended.
 pub const LINK_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;

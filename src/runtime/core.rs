@@ -295,6 +295,9 @@ impl Core {
         let now = self.clock.now();
         self.shard.turn_end(now, &mut self.effects);
         self.perform();
+        if let Some(links) = &mut self.links {
+            links.flush();
+        }
         let mut more = self.carry();
         let pause = self.flush_interval.saturating_sub(self.swept_at.elapsed());
         if pause.is_zero() {

@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! ask(Connect) ─▶ connect: a thread looks the name up and connects ─▶ [TLS] ─▶ Connected
-//! ask(Send)    ─▶ queue ─▶ writer task: all that is queued in one write
+//! ask(Send)    ─▶ queue ─▶ flush: all that is queued in one send, as far as the socket takes it
+//!                       └▶ writer task: the rest, and all of it if there is TLS
 //! ask(Close)   ─▶ shutdown(2): the reads and writes under way end by it, and with them the tasks
 //!                 reader task: owned reads ─▶ Bytes | Broken
 //! ```
 //!
 //! - A read or write is never dropped while it is under way; both tasks own their half of the
 //!   stream, and the descriptors are closed when both have ended.
+//! - A turn's words to Redis are sent by [`Links::flush`] before the turn's sweep: by a task they
+//!   would leave behind it, and Redis would answer a turn later. While the writer has a write under
+//!   way, what comes waits behind it.
 //! - [`Links::ask`] never calls back: events come from tasks only, so whoever asks may be borrowed.
 //! - After `Broken` or [`LinkAsk::Close`] a life tells nothing more.
 //! - What has come is handed on in a buffer of its size: the texts of replies are views of it, and
@@ -30,12 +34,13 @@ use bytes::BytesMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, Splitable};
 use monoio::net::TcpStream;
 use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
+use rustix::net::SendFlags;
 
 pub(super) use connect::Target;
 
 use super::tls::Tls;
 use crate::backplane::link::{Link, LinkAsk, LinkEvent, LinkId};
-use crate::model::limits::{LINK_CONNECT_MS, LINK_QUEUE_BYTES_MAX, READ_BYTES_MAX};
+use crate::model::limits::{LINK_CONNECT_MS, LINK_QUEUE_BYTES_MAX, LINK_READ_BYTES_MAX};
 
 /// What is called with every event, on the shard's thread, with nothing of the links borrowed. It
 /// must not hold its shard (a [`std::rc::Weak`] may), which holds the links.
@@ -83,6 +88,11 @@ impl Links {
                 }
             }
         }
+    }
+
+    /// Sends at once what was asked to be sent, as far as that goes without waiting.
+    pub(super) fn flush(&mut self) {
+        self.wires.iter().flatten().for_each(|wire| wire.flush());
     }
 
     /// Reads a link no more, until it is told otherwise.
@@ -134,6 +144,8 @@ struct Wire {
     /// Another descriptor of the socket, to end it by.
     control: RefCell<Option<StdStream>>,
     tls: RefCell<Option<Tls>>,
+    /// Whether the writer has a write under way.
+    writing: Cell<bool>,
     /// Whether it was ended because more was queued than may be.
     overfull: Cell<bool>,
     /// Whether nothing more is to be read for now, and who waits for the end of that.
@@ -151,6 +163,7 @@ impl Wire {
             sleeper: RefCell::default(),
             control: RefCell::default(),
             tls: RefCell::default(),
+            writing: Cell::default(),
             overfull: Cell::default(),
             paused: Cell::default(),
             reader: RefCell::default(),
@@ -179,6 +192,24 @@ impl Wire {
         }
         drop(queue);
         self.wake();
+    }
+
+    /// Sends what is queued; the writer gets what is left, and whatever error there is.
+    fn flush(&self) {
+        if self.stage.get() != Stage::Open || self.writing.get() || self.tls.borrow().is_some() {
+            return;
+        }
+        let (control, mut queue) = (self.control.borrow(), self.queue.borrow_mut());
+        if queue.is_empty() {
+            return;
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        if let Some(control) = &*control
+            && let Ok(sent) = rustix::net::send(control, &queue, flags)
+        {
+            queue.drain(..sent);
+            queue.shrink_to(KEPT_BYTES_MAX);
+        }
     }
 
     fn close(&self) {
@@ -349,7 +380,7 @@ fn adopt(wire: &Wire, target: &Target, stream: StdStream) -> io::Result<TcpStrea
 }
 
 async fn read_all(wire: Rc<Wire>, mut reads: TcpOwnedReadHalf) {
-    let mut buffer = Vec::with_capacity(READ_BYTES_MAX);
+    let mut buffer = Vec::with_capacity(LINK_READ_BYTES_MAX);
     while !wire.has_ended() {
         poll_fn(|context| wire.poll_unpaused(context)).await;
         let (result, back) = reads.read(buffer).await;
@@ -363,7 +394,7 @@ async fn read_all(wire: Rc<Wire>, mut reads: TcpOwnedReadHalf) {
             ),
             Ok(_) => {
                 wire.received(&buffer);
-                if buffer.len() == READ_BYTES_MAX {
+                if buffer.len() == LINK_READ_BYTES_MAX {
                     // epoll would read on and on, as long as there is something.
                     monoio::spawn(async {}).await;
                 }
@@ -377,7 +408,9 @@ async fn read_all(wire: Rc<Wire>, mut reads: TcpOwnedReadHalf) {
 async fn write_all(wire: Rc<Wire>, mut writes: TcpOwnedWriteHalf) {
     let mut sending = Vec::new();
     while poll_fn(|context| wire.poll_sending(context, &mut sending)).await {
+        wire.writing.set(true);
         let (result, back) = writes.write_all(sending).await;
+        wire.writing.set(false);
         sending = back;
         if let Err(error) = result {
             wire.broken(format!("the connection to Redis is broken: {error}"));

@@ -288,6 +288,45 @@ fn commands_and_messages() {
     });
 }
 
+/// What is flushed and what the writer sends is one stream, however full the socket is.
+#[test]
+fn flushes_keep_the_order() {
+    const COMMANDS_SENT: usize = 300;
+    let server = Server::start();
+    let padding = "x".repeat(100_000);
+    on_each_driver(async || {
+        let mut room = Room::new(server.target());
+        let mut session = room.open(COMMANDS).await;
+        for n in 0..COMMANDS_SENT {
+            let text = format!("{n} {}", if n % 3 == 0 { "" } else { &padding });
+            room.send(COMMANDS, &["ECHO", &text]);
+            if n % 2 == 0 {
+                room.links.flush();
+            }
+            if n % 5 == 0 {
+                // The writer runs, and its write stays under way.
+                monoio::spawn(async {}).await;
+            }
+        }
+        room.links.flush();
+        let inputs = room.inputs(COMMANDS, &mut session, COMMANDS_SENT).await;
+        for (n, input) in inputs.iter().enumerate() {
+            let Input::Reply(Value::Text(text)) = input else {
+                panic!("{input:?}");
+            };
+            let head = text.split(|&b| b == b' ').next().unwrap();
+            assert_eq!(head, n.to_string().as_bytes());
+        }
+        // Nothing waits: it goes at once, without the writer.
+        room.send(COMMANDS, &["PING"]);
+        room.links.flush();
+        let wire = room.links.wire(Link::Commands).clone().unwrap();
+        assert!(wire.queue.borrow().is_empty());
+        let inputs = room.inputs(COMMANDS, &mut session, 1).await;
+        assert_eq!(inputs, [Input::Reply(Value::Text("PONG".into()))]);
+    });
+}
+
 #[test]
 fn a_closed_link_leaves_nothing() {
     let server = Server::start();
