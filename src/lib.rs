@@ -34,6 +34,7 @@
 //! | [`model`] | words: ids, positions, publications, codes, limits | - |
 //! | [`net`] | HTTP heads, upgrades, WebSocket frames: bytes <-> values | model |
 //! | [`protocol`] | the native JSON frames | net, model |
+//! | [`access`] | tokens, API keys, grants: who may do what | model |
 //! | [`resp`] | the wire of Redis | model |
 //! | [`pg`] | the wire of PostgreSQL | model |
 //! | [`hub`] | a shard's rooms: logs, cursors, the sweep | model |
@@ -124,6 +125,7 @@
 //!   where it would stand at a place that its number contradicts.
 //! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 
+pub mod access;
 pub mod backplane;
 pub mod config;
 pub mod hub;

@@ -15,15 +15,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("net", &["model"]),
     // The native protocol appends whole WebSocket frames in place; see its `event`.
     ("protocol", &["net", "model"]),
+    ("access", &["model"]),
     ("resp", &["model"]),
     ("pg", &["model"]),
     ("hub", &["model"]),
     ("store", &["model"]),
     ("backplane", &["resp", "model"]),
     ("worker", &["resp", "pg", "model"]),
-    ("shard", &["hub", "backplane", "protocol", "net", "model"]),
+    (
+        "shard",
+        &["hub", "backplane", "protocol", "net", "access", "model"],
+    ),
     ("web", &[]),
-    ("config", &["net", "resp", "pg", "model"]),
+    ("config", &["net", "access", "resp", "pg", "model"]),
     ("telemetry", &["config", "backplane", "worker", "model"]),
 ];
 
@@ -104,6 +108,11 @@ const WORDS: &[Word] = &[
         words: &["postgres_protocol"],
         only_in: &["pg"],
         rule: "postgres_protocol is pg's",
+    },
+    Word {
+        words: &["jsonwebtoken"],
+        only_in: &["access"],
+        rule: "tokens are access's",
     },
     Word {
         words: &["tungstenite"],

@@ -18,6 +18,18 @@ pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 pub const HEADERS_MAX: usize = 100;
 /// Bytes that one read takes from a socket at most.
 pub const READ_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a token; in a query it has to fit the target, too.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// How far ahead the clock of whoever makes tokens may be, in ms: of `nbf`, and not of `exp`.
+pub const TOKEN_LEEWAY_MS: u64 = 5_000;
+/// Keys of one `--jwt-key-file`.
+pub const TOKEN_KEYS_MAX: usize = 64;
+/// Bytes of a `--jwt-key-file`.
+pub const TOKEN_KEY_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Keys of `--api-key`, and bytes of one.
+pub const API_KEYS_MAX: usize = 16;
+/// See [`API_KEYS_MAX`].
+pub const API_KEY_BYTES_MAX: usize = 1024;
 /// Users that a `members` frame lists at most.
 pub const MEMBERS_LISTED_MAX: usize = 1000;
 
@@ -76,6 +88,7 @@ const _: () = assert!(CONNECTION_CREDITS <= SHARD_CREDITS);
 const _: () = assert!(CONNECTION_CREDIT_BYTES <= SHARD_CREDIT_BYTES);
 const _: () = assert!(HEAD_BYTES_MAX <= READ_BYTES_MAX);
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
+const _: () = assert!(TOKEN_BYTES_MAX + API_KEY_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(METADATA_BYTES_MAX < OUTBOX_BYTES_MAX);
 
 /// Bytes of one reply of Redis.
