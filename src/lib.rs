@@ -83,6 +83,12 @@
 //! - **Personal rooms** cost nothing until something is published there: then the user's
 //!   connections on each shard become members by themselves.
 //! - **Epochs** are the store's (one for a database); with `--store memory` each room has its own.
+//! - **Other forms of frames** (deflate, server-sent events) are logs beside a room's first, made
+//!   once a shard for all who take them. Who deflates takes plain frames too, and gets the past so:
+//!   what is read for a few who come back would be compressed for each.
+//! - **No context on `/ws`**, the clients' neither: permessage-deflate is answered with both
+//!   `no_context_takeover`, so one inflater a shard serves all, and who waits holds nothing. What
+//!   one connection alone gets (acks, errors, `joined`), and signals, go uncompressed.
 //! - **Huge pages are off** for the heap: they doubled what an idle connection costs.
 //! - **redis_protocol** decodes whole frames; where one ends is found by a walk of our own, which
 //!   has bounds and does not begin anew.

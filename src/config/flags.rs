@@ -132,13 +132,7 @@ fn command_line() -> clap::Command {
     });
     let later = later_flags().map(|flag| {
         let arg = Arg::new(flag).long(flag).hide(true).action(ArgAction::Set);
-        match flag {
-            "deflate" => arg
-                .num_args(0..=1)
-                .require_equals(true)
-                .default_missing_value("on"),
-            _ => arg.allow_hyphen_values(true),
-        }
+        arg.allow_hyphen_values(true)
     });
     clap::Command::new("ringcast")
         .version(env!("CARGO_PKG_VERSION"))

@@ -53,7 +53,6 @@ pub static LATER: &[LaterSetting] = &[
         inert: &["PubSub", "pubsub"],
         ..named("redis-mode", "Redis__Mode")
     },
-    but("deflate", &["off", "false"]),
     but("rate-limit", &["0"]),
     but("rate-limit-bytes", &["0"]),
     but("rate-limit-address", &["0"]),

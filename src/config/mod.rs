@@ -151,6 +151,8 @@ pub struct Config {
     pub allowed_origins: OriginPolicy,
     /// Proxies whose X-Forwarded-For counts.
     pub trusted_proxies: Networks,
+    /// Whether permessage-deflate is agreed to.
+    pub deflate: bool,
     /// Whether `GET /echo` is there.
     pub echo: bool,
     /// How long a client's own message ids are remembered.

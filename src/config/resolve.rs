@@ -174,6 +174,7 @@ fn unset() -> Config {
         drain_window: Duration::ZERO,
         allowed_origins: OriginPolicy::SameHost,
         trusted_proxies: Networks::default(),
+        deflate: false,
         echo: false,
         dedupe_window: Duration::ZERO,
         log_format: LogFormat::Text,

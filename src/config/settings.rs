@@ -296,6 +296,13 @@ pub static SETTINGS: &[Setting] = &[
         |c, t| put(&mut c.max_message_bytes, size(t, 1 << 10..=64 << 20)),
     ),
     setting(
+        "deflate",
+        "off",
+        "",
+        "permessage-deflate where clients offer it; a room's messages are compressed once for all",
+        |c, t| put(&mut c.deflate, switch(t)),
+    ),
+    setting(
         "max-fragments",
         "4096",
         "N",

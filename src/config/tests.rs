@@ -74,6 +74,7 @@ fn nothing_set_is_the_defaults_of_the_protocol() {
         drain_window: seconds(8),
         allowed_origins: OriginPolicy::SameHost,
         trusted_proxies: Networks::default(),
+        deflate: false,
         echo: false,
         dedupe_window: seconds(600),
         log_format: LogFormat::Text,
@@ -105,6 +106,7 @@ fn each_setting_is_a_flag_and_a_variable() {
         ("ring-entries", "1024"),
         ("flush-interval", "5ms"),
         ("max-message-bytes", "1MiB"),
+        ("deflate", "on"),
         ("max-fragments", "0"),
         ("max-connections", "7"),
         ("max-rooms", "200"),
@@ -320,7 +322,10 @@ fn settings_of_later_stages_are_refused_and_their_values_never_shown() {
         ("RINGCAST_API_KEY", "hunter2"),
         ("RINGCAST_PARTITIONS", "2"),
     ];
-    let lines = refused("--jwt-secret hunter2 --deflate check-config", &env);
+    let lines = refused(
+        "--jwt-secret hunter2 --signalr-hub=hunter2 check-config",
+        &env,
+    );
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert!(!lines.concat().contains("hunter2"));
     read("", &[("REDIS_URL", ""), ("RINGCAST_RATE_LIMIT", "0")]).unwrap();

@@ -1,6 +1,8 @@
 //! The lane of a turn: signals and presence, encoded once, sent to members who are caught up and
-//! then forgotten. Never kept, never repeated; what is over the bound is dropped.
+//! then forgotten. Never kept, never repeated; what is over the bound is dropped. There is the
+//! plain form only: most are too small to gain by another.
 
+use super::encoding::Encoding;
 use super::members::{ConnIndex, Member};
 use crate::model::limits::LANE_TURN_BYTES_MAX;
 
@@ -16,6 +18,10 @@ pub enum Audience {
 impl Audience {
     /// Whether `member` is of it.
     pub(super) fn has(self, member: &Member) -> bool {
+        // Events are of publications only.
+        if member.encoding == Encoding::Events {
+            return false;
+        }
         match self {
             Self::AllBut(except) => except != Some(member.conn),
             Self::Presence => member.presence,

@@ -2,7 +2,8 @@
 //!
 //! A room holds its log and a cursor for each member. What is published is appended to the log once
 //! ([`Hub::publish`]); a sweep ([`Hub::sweep`]) then sends each member what lies between its cursor
-//! and the log's end, straight from the log, through an [`Outlet`].
+//! and the log's end, straight from the log, through an [`Outlet`]. Members may take their frames
+//! in another form ([`Encoding`]), which is made once for all who do.
 //!
 //! It knows no socket, no JSON and no clock: a frame is bytes, a connection is a number, and the
 //! outlet says how many bytes it took. Where offsets come from is the home shard's affair.
@@ -13,8 +14,10 @@
 //! by [`Outlet::gap`].
 
 mod chunk;
+mod encoding;
 mod lane;
 mod log;
+mod logs;
 mod members;
 mod room;
 mod sweep;
@@ -27,13 +30,15 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 pub use chunk::Chunk;
+pub use encoding::{Encode, Encoding, PlainOnly};
 pub use lane::Audience;
 pub use log::RoomLog;
 pub use members::{ConnIndex, Member};
 pub use room::Room;
 pub use sweep::Outlet;
 
-use crate::model::{Epoch, RoomName};
+use crate::model::{Epoch, Position, RoomName};
+use encoding::Encoder;
 
 /// Which room of a hub: valid until the room is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,14 +60,23 @@ pub struct HubCounters {
     pub lost_gaps: u64,
 }
 
+/// A chunk of a room's log.
+#[derive(Debug)]
+struct Begun {
+    key: RoomKey,
+    serial: u64,
+    encoding: Encoding,
+    first: u64,
+}
+
 /// One shard's rooms.
 #[derive(Debug)]
 pub struct Hub {
     rooms: Vec<Option<Room>>,
     vacant: Vec<u32>,
     names: HashMap<RoomName, RoomKey>,
-    /// Chunks of all logs in the order in which they were begun: room, its serial, first offset.
-    chunks: VecDeque<(RoomKey, u64, u64)>,
+    /// Chunks of all logs in the order in which they were begun.
+    chunks: VecDeque<Begun>,
     log_bytes: usize,
     log_bytes_max: usize,
     /// Bytes that were published since all had been swept.
@@ -72,13 +86,20 @@ pub struct Hub {
     starved: Vec<RoomKey>,
     pages_asked: usize,
     serial: u64,
+    encoder: Encoder,
     /// What was counted.
     pub counters: HubCounters,
 }
 
 impl Hub {
-    /// A hub without rooms, whose logs take at most `log_bytes_max` bytes.
+    /// A hub without rooms, whose logs take at most `log_bytes_max` bytes and whose members all
+    /// take the plain form.
     pub fn new(log_bytes_max: usize) -> Self {
+        Self::with_encode(log_bytes_max, Box::new(PlainOnly))
+    }
+
+    /// The same where `encode` makes the other forms that members take.
+    pub fn with_encode(log_bytes_max: usize, encode: Box<dyn Encode>) -> Self {
         Self {
             rooms: Vec::new(),
             vacant: Vec::new(),
@@ -91,6 +112,7 @@ impl Hub {
             starved: Vec::new(),
             pages_asked: 0,
             serial: 0,
+            encoder: Encoder::new(encode),
             counters: HubCounters::default(),
         }
     }
@@ -158,7 +180,7 @@ impl Hub {
             return false;
         }
         if let Some(room) = self.rooms[key.0 as usize].take() {
-            self.log_bytes -= room.log().map_or(0, RoomLog::footprint);
+            self.log_bytes -= room.footprint();
             self.names.remove(&room.name);
             self.dirty.retain(|&other| other != key);
             self.vacant.push(key.0);
@@ -176,7 +198,7 @@ impl Hub {
         if let Some(room) = self.room_mut(key)
             && room.epoch() != Some(epoch)
         {
-            let freed = room.log().map_or(0, RoomLog::footprint);
+            let freed = room.footprint();
             let asked = room.asked.len();
             room.begin_log(epoch, next);
             self.log_bytes -= freed;
@@ -190,10 +212,10 @@ impl Hub {
     pub fn lose(&mut self, key: RoomKey, epoch: Epoch, next: u64) {
         if let Some(room) = self.room_mut(key)
             && room.epoch() == Some(epoch)
-            && let Some(log) = room.log_mut()
-            && log.next() < next
+            && let Some(logs) = room.logs_mut()
+            && logs.plain.next() < next
         {
-            let freed = log.skip_to(next);
+            let freed = logs.skip_to(next);
             self.log_bytes -= freed;
             self.mark_dirty(key);
         }
@@ -203,57 +225,100 @@ impl Hub {
     /// and ignored (`false`); one above it means that what lies between is lost.
     pub fn publish(&mut self, key: RoomKey, epoch: Epoch, offset: u64, frame: &[u8]) -> bool {
         self.begin_log(key, epoch, offset);
-        let Some(room) = self.rooms.get_mut(key.0 as usize).and_then(Option::as_mut) else {
+        let Some(logs) = self.room_mut(key).and_then(Room::logs_mut) else {
             return false;
         };
-        let serial = room.serial;
-        let Some(log) = room.log_mut() else {
-            return false;
-        };
-        if offset < log.next() {
+        if offset < logs.plain.next() {
             return false;
         }
-        if offset > log.next() {
-            self.log_bytes -= log.skip_to(offset);
+        if offset > logs.plain.next() {
+            let freed = logs.skip_to(offset);
+            self.log_bytes -= freed;
         }
-        let pushed = log.push(frame);
-        self.log_bytes += pushed.grown;
-        if let Some(first) = pushed.chunk {
-            self.chunks.push_back((key, serial, first));
-        }
-        self.unswept_bytes += frame.len();
+        self.append(key, Position { epoch, offset }, frame);
         self.mark_dirty(key);
         self.trim(key);
         true
     }
 
+    /// Appends a frame to the logs of a room, in each form that a member takes.
+    fn append(&mut self, key: RoomKey, position: Position, plain: &[u8]) {
+        let Some(room) = self.rooms.get_mut(key.0 as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let (serial, taken) = (
+            room.serial,
+            Encoding::OTHERS.map(|other| room.is_taken(other)),
+        );
+        let Some(logs) = room.logs_mut() else { return };
+        let mut note = |encoding, bytes: usize, pushed: Option<log::Pushed>| {
+            self.unswept_bytes += bytes;
+            self.log_bytes += pushed.map_or(0, |pushed| pushed.grown);
+            if let Some(first) = pushed.and_then(|pushed| pushed.chunk) {
+                self.chunks.push_back(Begun {
+                    key,
+                    serial,
+                    encoding,
+                    first,
+                });
+            }
+        };
+        let pushed = logs.push(Encoding::Plain, plain);
+        note(Encoding::Plain, plain.len(), pushed);
+        if !logs.has_others() {
+            return;
+        }
+        let mut freed = 0;
+        for (encoding, taken) in Encoding::OTHERS.into_iter().zip(taken) {
+            if taken {
+                let frame = self.encoder.frame(encoding, position, plain);
+                note(encoding, frame.len(), logs.push(encoding, frame));
+            } else {
+                freed += logs.drop_other(encoding);
+            }
+        }
+        self.log_bytes -= freed;
+    }
+
     /// Drops the oldest chunks of all while the logs are over their budget.
     fn trim(&mut self, writing: RoomKey) {
         while self.log_bytes > self.log_bytes_max {
-            let Some(&(key, serial, first)) = self.chunks.front() else {
-                return;
-            };
-            if key == writing && self.chunks.len() == 1 {
+            if self.is_last(writing) {
                 return;
             }
-            self.chunks.pop_front();
-            if let Some(room) = self.room_mut(key)
-                && room.serial == serial
-                && let Some(log) = room.log_mut()
+            let Some(begun) = self.chunks.pop_front() else {
+                return;
+            };
+            if let Some(room) = self.room_mut(begun.key)
+                && room.serial == begun.serial
+                && let Some(log) = room.logs_mut().and_then(|logs| logs.of_mut(begun.encoding))
             {
-                let freed = log.drop_chunk(first);
+                let freed = log.drop_chunk(begun.first);
                 self.log_bytes -= freed;
             }
         }
         // Entries of rooms that are gone or skipped ahead must not pile up.
         if self.chunks.len() > 1024 && self.chunks.len() > 4 * self.log_bytes / 256 {
             let rooms = &self.rooms;
-            self.chunks.retain(|&(key, serial, first)| {
-                rooms[key.0 as usize].as_ref().is_some_and(|room| {
-                    room.serial == serial && room.log().is_some_and(|log| log.first() <= first)
-                })
+            self.chunks.retain(|begun| {
+                let room = rooms[begun.key.0 as usize].as_ref();
+                let room = room.filter(|room| room.serial == begun.serial);
+                let log = room.and_then(|room| room.logs()?.of(begun.encoding));
+                log.is_some_and(|log| log.first() <= begun.first)
             });
         }
+    }
+
+    /// Whether there is nothing but the chunks that are being written, one for each form.
+    fn is_last(&self, writing: RoomKey) -> bool {
+        let mut forms = 0;
+        self.chunks.len() <= 1 + Encoding::OTHERS.len()
+            && self.chunks.iter().all(|begun| {
+                let form = 1 << begun.encoding as u8;
+                let is_only = forms & form == 0;
+                forms |= form;
+                begun.key == writing && is_only
+            })
     }
 
     /// Adds frames that are kept for nobody: signals and presence, for who is caught up.
@@ -268,15 +333,38 @@ impl Hub {
     /// A page that was asked for at `offset` has come: frames from `offset` on, or none, and then
     /// the first offset that can be had.
     pub fn page_arrived(&mut self, key: RoomKey, offset: u64, page: Result<Arc<Chunk>, u64>) {
-        let Some(room) = self.room_mut(key) else {
+        let Some(room) = self.rooms.get_mut(key.0 as usize).and_then(Option::as_mut) else {
             return;
         };
-        if !room.page_arrived(offset, page) {
+        let Some(epoch) = room.epoch() else { return };
+        let (at, encoder) = (Position { epoch, offset }, &mut self.encoder);
+        let plain = page.as_ref().ok();
+        let encode = |encoding| plain.map(|page| encoder.page(encoding, at, page));
+        if !room.page_arrived(
+            offset,
+            page.as_ref().map(|_| ()).map_err(|&first| first),
+            encode,
+        ) {
             return;
         }
         self.pages_asked -= 1;
         self.mark_dirty(key);
         self.feed_starved();
+    }
+
+    /// Gives the member at `place` a page that begins at its cursor.
+    pub fn give_page(&mut self, key: RoomKey, place: usize, page: &Arc<Chunk>) {
+        let Some(room) = self.rooms.get_mut(key.0 as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if let Some(epoch) = room.epoch()
+            && let Some(member) = room.members().get(place)
+        {
+            let offset = page.first();
+            let at = Position { epoch, offset };
+            let page = self.encoder.page(member.encoding, at, page);
+            room.give_page(place, page);
+        }
     }
 
     /// A page may be asked for again.
@@ -348,7 +436,7 @@ impl Hub {
         let mut bytes = 0;
         for room in self.rooms() {
             room.invariants();
-            bytes += room.log().map_or(0, RoomLog::footprint);
+            bytes += room.footprint();
         }
         assert_eq!(bytes, self.log_bytes, "the logs' bytes are counted");
         let asked: usize = self.rooms().map(|room| room.asked.len()).sum();

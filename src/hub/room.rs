@@ -1,4 +1,5 @@
-//! One room on one shard: its log, its members' cursors, its lane, and who reads pages of the past.
+//! One room on one shard: its logs, its members' cursors, its lane, and who reads pages of the
+//! past.
 //!
 //! Sending is in `sweep.rs`.
 
@@ -8,8 +9,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::chunk::Chunk;
+use super::encoding::{Encoding, OTHERS};
 use super::lane::Lane;
 use super::log::RoomLog;
+use super::logs::Logs;
 use super::members::{ConnIndex, Member};
 use crate::model::{Epoch, RoomName};
 
@@ -24,8 +27,10 @@ pub struct Room {
     pub is_home: bool,
     /// Distinguishes this room from another that had the same key before.
     pub(super) serial: u64,
-    log: Option<(Epoch, RoomLog)>,
+    logs: Option<Logs>,
     members: Vec<Member>,
+    /// Members of each form but the plain one.
+    others: [u32; OTHERS],
     pub(super) lane: Lane,
     /// Frames of the lane that the sweep under way carries.
     pub(super) lane_carried: usize,
@@ -60,8 +65,9 @@ impl Room {
             joins_pending: 0,
             is_home: false,
             serial,
-            log: None,
+            logs: None,
             members: Vec::new(),
+            others: [0; OTHERS],
             lane: Lane::default(),
             lane_carried: 0,
             dirty: false,
@@ -75,31 +81,53 @@ impl Room {
         }
     }
 
-    /// The log, once it is known where it begins.
+    /// The plain log, once it is known where it begins.
     pub fn log(&self) -> Option<&RoomLog> {
-        self.log.as_ref().map(|(_, log)| log)
+        self.logs.as_ref().map(|logs| &logs.plain)
     }
 
-    pub(super) fn log_mut(&mut self) -> Option<&mut RoomLog> {
-        self.log.as_mut().map(|(_, log)| log)
+    pub(super) fn logs(&self) -> Option<&Logs> {
+        self.logs.as_ref()
+    }
+
+    pub(super) fn logs_mut(&mut self) -> Option<&mut Logs> {
+        self.logs.as_mut()
+    }
+
+    /// Bytes of its logs.
+    pub(super) fn footprint(&self) -> usize {
+        self.logs.as_ref().map_or(0, Logs::footprint)
     }
 
     /// The epoch of the log's offsets.
     pub fn epoch(&self) -> Option<Epoch> {
-        self.log.as_ref().map(|(epoch, _)| *epoch)
+        self.logs.as_ref().map(|logs| logs.epoch)
     }
 
     /// Begins a log; if there was one of another epoch, its members go on where this one begins.
     pub(super) fn begin_log(&mut self, epoch: Epoch, next: u64) {
-        let before = self.log.replace((epoch, RoomLog::new(next)));
+        let mut logs = Logs::new(epoch, next);
+        for encoding in Encoding::OTHERS {
+            if self.is_taken(encoding) {
+                logs.want(encoding);
+            }
+        }
+        let before = self.logs.replace(logs);
         if before.is_some() {
             self.replays.clear();
             self.skips.clear();
             self.asked.clear();
             for member in &mut self.members {
-                (member.cursor, member.replays, member.skips) = (next, false, false);
+                member.cursor = next;
+                member.set_replays(false);
+                member.set_skips(false);
             }
         }
+    }
+
+    /// Whether a member takes that form.
+    pub(super) fn is_taken(&self, encoding: Encoding) -> bool {
+        encoding.other().is_none_or(|at| self.others[at] > 0)
     }
 
     /// Its members.
@@ -107,10 +135,9 @@ impl Room {
         &self.members
     }
 
-    /// The log, and the members to send from it to.
-    pub(super) fn parts(&mut self) -> (Option<&RoomLog>, &mut [Member]) {
-        let log = self.log.as_ref().map(|(_, log)| log);
-        (log, &mut self.members)
+    /// The logs, and the members to send from them to.
+    pub(super) fn parts(&mut self) -> (Option<&Logs>, &mut [Member]) {
+        (self.logs.as_ref(), &mut self.members)
     }
 
     /// Whether nothing needs it any more.
@@ -120,6 +147,12 @@ impl Room {
 
     /// Adds a member; returns its place among the members, which [`Room::remove`] needs.
     pub fn add(&mut self, member: Member) -> usize {
+        if let Some(at) = member.encoding.other() {
+            self.others[at] += 1;
+            if let Some(logs) = &mut self.logs {
+                logs.want(member.encoding);
+            }
+        }
         self.members.push(member);
         let place = self.members.len() - 1;
         self.set_cursor(place, member.cursor);
@@ -129,12 +162,13 @@ impl Room {
     /// Lets the member at `place` go on at `cursor`, through pages of the past if the log does not
     /// reach back to it.
     pub fn set_cursor(&mut self, place: usize, cursor: u64) {
-        let behind = self.log().is_some_and(|log| !log.reaches_back_to(cursor));
         let Some(member) = self.members.get_mut(place) else {
             return;
         };
+        let logs = self.logs.as_ref();
+        let behind = logs.is_some_and(|logs| cursor < logs.first(member.encoding));
         member.cursor = cursor;
-        member.replays = behind;
+        member.set_replays(behind);
         let conn = member.conn;
         if behind {
             self.replays.insert(conn, Replay::default());
@@ -147,13 +181,13 @@ impl Room {
     /// more when it is its turn: it has come for the past, and is not slow.
     pub fn begin_replay(&mut self, place: usize) {
         if let Some(member) = self.members.get_mut(place) {
-            member.replays = true;
+            member.set_replays(true);
             self.replays.entry(member.conn).or_default();
         }
     }
 
-    /// Gives the member at `place` a page that begins at its cursor.
-    pub fn give_page(&mut self, place: usize, page: Arc<Chunk>) {
+    /// Gives the member at `place` a page that begins at its cursor, in the form that it takes.
+    pub(super) fn give_page(&mut self, place: usize, page: Arc<Chunk>) {
         if let Some(member) = self.members.get(place)
             && let Some(replay) = self.replays.get_mut(&member.conn)
         {
@@ -175,6 +209,10 @@ impl Room {
             return None;
         }
         let member = self.members.swap_remove(place);
+        if let Some(at) = member.encoding.other() {
+            // The log goes when something is published that nobody would take in this form.
+            self.others[at] -= 1;
+        }
         self.replays.remove(&member.conn);
         self.skips.remove(&member.conn);
         let moved = self.members.get(place).map(|member| member.conn);
@@ -190,7 +228,7 @@ impl Room {
         if let Some(member) = self.members.get_mut(place)
             && member.cursor <= offset
         {
-            member.skips = true;
+            member.set_skips(true);
             self.skips.entry(member.conn).or_default().push_back(offset);
         }
     }
@@ -198,12 +236,18 @@ impl Room {
     pub(super) fn update(&mut self, place: usize, cursor: u64, skips: bool) {
         if let Some(member) = self.members.get_mut(place) {
             member.cursor = cursor;
-            member.skips = skips;
+            member.set_skips(skips);
         }
     }
 
-    /// See [`super::Hub::page_arrived`]; returns whether such a page was asked for.
-    pub(super) fn page_arrived(&mut self, offset: u64, page: Result<Arc<Chunk>, u64>) -> bool {
+    /// See [`super::Hub::page_arrived`]; returns whether such a page was asked for. `encode` gives
+    /// the page in the form that a member takes.
+    pub(super) fn page_arrived(
+        &mut self,
+        offset: u64,
+        page: Result<(), u64>,
+        mut encode: impl FnMut(Encoding) -> Option<Arc<Chunk>>,
+    ) -> bool {
         let Some(index) = self.asked.iter().position(|&asked| asked == offset) else {
             return false;
         };
@@ -211,12 +255,12 @@ impl Room {
         for member in self
             .members
             .iter()
-            .filter(|m| m.replays && m.cursor == offset)
+            .filter(|m| m.replays() && m.cursor == offset)
         {
             if let Some(replay) = self.replays.get_mut(&member.conn) {
-                match &page {
-                    Ok(page) => replay.page = Some(page.clone()),
-                    Err(lost_before) => replay.lost_before = *lost_before,
+                match page {
+                    Ok(()) => replay.page = encode(member.encoding),
+                    Err(lost_before) => replay.lost_before = lost_before,
                 }
             }
         }
@@ -225,12 +269,26 @@ impl Room {
 
     /// Checks what the module's doc says.
     pub fn invariants(&self) {
-        if let Some(log) = self.log() {
-            log.invariants();
+        if let Some(logs) = &self.logs {
+            logs.invariants();
+        }
+        for encoding in Encoding::OTHERS {
+            let of_it = self.members.iter().filter(|m| m.encoding == encoding);
+            let counted = encoding.other().map(|at| self.others[at] as usize);
+            assert_eq!(
+                Some(of_it.count()),
+                counted,
+                "members of a form are counted"
+            );
+            let log = self.logs.as_ref().map(|logs| logs.of(encoding).is_some());
+            assert!(
+                !self.is_taken(encoding) || log != Some(false),
+                "a form that is taken has its log"
+            );
         }
         for member in &self.members {
             assert_eq!(
-                member.replays,
+                member.replays(),
                 self.replays.contains_key(&member.conn),
                 "replays agree"
             );

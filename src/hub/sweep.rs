@@ -77,8 +77,8 @@ impl Room {
             }
             self.at = 0;
             let swept_to = self.swept_to;
-            if let Some(log) = self.log_mut() {
-                log.swept_to(swept_to);
+            if let Some(logs) = self.logs_mut() {
+                logs.swept_to(swept_to);
             }
             self.lane.drop_first(self.lane_carried);
             self.lane_carried = 0;
@@ -97,18 +97,21 @@ impl Room {
         counters: &mut HubCounters,
     ) -> bool {
         let from = self.at;
-        let (Some(log), members) = self.parts() else {
+        let (Some(logs), members) = self.parts() else {
             return false;
         };
-        let cursor = members[from].cursor;
-        let Some(chunk) = log
-            .chunk(cursor)
-            .filter(|chunk| chunk.after() == log.next())
+        let Member {
+            cursor, encoding, ..
+        } = members[from];
+        let Some(chunk) = logs
+            .of(encoding)
+            .and_then(|log| log.chunk(cursor))
+            .filter(|chunk| chunk.after() == logs.plain.next())
         else {
             return false;
         };
         let (bytes, after) = (chunk.from(cursor), chunk.after());
-        let is_alike = |m: &Member| m.cursor == cursor && !m.replays && !m.skips;
+        let is_alike = |m: &Member| m.cursor == cursor && m.encoding == encoding && m.is_ordinary();
         let alike = members[from..].iter_mut().take(*left);
         let mut met = 0;
         for member in alike.take_while(|member| is_alike(member)) {
@@ -141,7 +144,7 @@ impl Room {
             let member = self.members()[place];
             let step = if self.log().is_none_or(|log| member.cursor >= log.next()) {
                 Step::CaughtUp
-            } else if member.replays {
+            } else if member.replays() {
                 self.replay_step(place, key, outlet, pages, counters)
             } else {
                 self.live_step(place, outlet, counters)
@@ -173,10 +176,10 @@ impl Room {
         counters: &mut HubCounters,
     ) -> Step {
         let member = self.members()[place];
-        let Some(log) = self.log() else {
+        let Some(logs) = self.logs() else {
             return Step::CaughtUp;
         };
-        match log.chunk(member.cursor) {
+        match logs.chunk(member.encoding, member.cursor) {
             Some(chunk) => {
                 let until = self.skip_until(place);
                 let (cursor, step) = send_from(chunk, member.cursor, until, member.conn, outlet);
@@ -185,7 +188,8 @@ impl Room {
                 step
             }
             None => {
-                let (first, slow) = (log.first(), member.cursor >= log.lost_before());
+                let first = logs.first(member.encoding);
+                let slow = member.cursor >= logs.plain.lost_before();
                 self.tell_gap(place, first, slow, outlet, counters)
             }
         }
@@ -202,8 +206,8 @@ impl Room {
     ) -> Step {
         let member = self.members()[place];
         if self
-            .log()
-            .is_some_and(|log| log.reaches_back_to(member.cursor))
+            .logs()
+            .is_some_and(|logs| member.cursor >= logs.first(member.encoding))
         {
             self.set_cursor(place, member.cursor);
             return Step::Again;
@@ -242,8 +246,8 @@ impl Room {
         let member = self.members()[place];
         // Where the log takes over, the page ends: frames may stand in both.
         let until = self
-            .log()
-            .map_or(u64::MAX, super::RoomLog::first)
+            .logs()
+            .map_or(u64::MAX, |logs| logs.first(member.encoding))
             .min(self.skip_until(place));
         let (cursor, step) = send_from(&page, member.cursor, until, member.conn, outlet);
         counters.delivered += cursor - member.cursor;
@@ -280,7 +284,7 @@ impl Room {
     /// The first offset that the member must not get.
     fn skip_until(&self, place: usize) -> u64 {
         let member = self.members()[place];
-        if !member.skips {
+        if !member.skips() {
             return u64::MAX;
         }
         self.skips
@@ -292,7 +296,7 @@ impl Room {
     /// Moves a cursor on, and past what is skipped there.
     fn pass_to(&mut self, place: usize, mut cursor: u64) {
         let conn = self.members()[place].conn;
-        let mut skips = self.members()[place].skips;
+        let mut skips = self.members()[place].skips();
         if skips && let Some(offsets) = self.skips.get_mut(&conn) {
             while let Some(&offset) = offsets.front()
                 && offset <= cursor

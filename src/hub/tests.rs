@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod forms;
+
 /// An outlet of memory: each connection takes bytes while it has allowance.
 #[derive(Default)]
 struct Sockets {
@@ -156,10 +158,8 @@ impl World {
             Op::Join(who, back) if !self.alive.contains_key(&who) => {
                 self.serial += 1;
                 let cursor = self.next.saturating_sub(back).max(1);
-                self.hub
-                    .room_mut(self.key)
-                    .unwrap()
-                    .add(Member::new(self.serial, cursor));
+                let member = Member::with_encoding(self.serial, cursor, forms::of(self.serial));
+                self.hub.room_mut(self.key).unwrap().add(member);
                 self.hub.mark_dirty(self.key);
                 self.alive.insert(who, self.serial);
                 self.expected.insert(self.serial, (cursor, HashSet::new()));
@@ -211,6 +211,7 @@ impl World {
         let whole = text.iter().rposition(|&b| b == b'>').map_or(0, |at| at + 1);
         assert!(!all || whole == text.len(), "ends between frames");
         text.truncate(whole);
+        forms::check(forms::of(conn), &text);
         let got = offsets(&text);
         let want: Vec<u64> = (*first..self.next)
             .filter(|at| !skipped.contains(at))
@@ -243,7 +244,7 @@ proptest! {
         ops in prop::collection::vec(op(), 1..120),
         log_bytes_max in 800_usize..20_000,
     ) {
-        let mut hub = Hub::new(log_bytes_max);
+        let mut hub = Hub::with_encode(log_bytes_max, Box::new(forms::Forms::default()));
         let key = hub.find_or_make(&RoomName::parse("r").unwrap());
         hub.room_mut(key).unwrap().is_home = true;
         let epoch = Epoch::new(1, 1);

@@ -73,6 +73,12 @@ pub const PAGE_BYTES_MAX: usize = 256 * 1024;
 pub const PAGE_RETRY_MS: u64 = 500;
 /// See [`PAGE_RETRY_MS`].
 pub const PAGE_TRIES_MAX: u32 = 60;
+/// Bytes of a message from which on it is deflated: below that there is nothing to gain.
+pub const DEFLATED_BYTES_MIN: usize = 64;
+/// Bytes that an inflater keeps for the next message; a larger one's are given back.
+pub const INFLATED_KEPT_BYTES_MAX: usize = 128 * 1024;
+/// Deflate streams of which one message may be made: nobody needs more than one, and each costs.
+pub const INFLATED_STREAMS_MAX: usize = 64;
 /// Publications of one page of a resume.
 pub const PAGE_PUBLICATIONS_MAX: usize = 1000;
 /// Sends of one room's sweep before others are read.

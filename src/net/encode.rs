@@ -8,10 +8,13 @@
 //!   └───────────────┴───────────────┴───────────────┴──────────────────┘
 //! ```
 //!
+//! With RSV1 (bit 1 of byte 0) the payload is deflated, where that was agreed.
+//!
 //! Lengths are big-endian and in the shortest form. Frames are appended to a buffer of the
 //! caller's, so that many make one write.
 
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+pub use tungstenite::protocol::frame::coding::OpCode;
+use tungstenite::protocol::frame::coding::{Control, Data};
 
 use crate::model::CloseCode;
 
@@ -38,6 +41,7 @@ pub const REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 /// What [`begin_text`] sets aside: the header of a payload of 126 to 65,535 bytes, which most are.
 const HEADER_GUESS: usize = 4;
 const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
 
 /// Appends one whole frame.
 pub fn push_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
@@ -45,6 +49,23 @@ pub fn push_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
     out.reserve(len + payload.len());
     out.extend_from_slice(&header[..len]);
     out.extend_from_slice(payload);
+}
+
+/// Appends one whole frame whose payload is deflated.
+pub fn push_compressed(out: &mut Vec<u8>, opcode: OpCode, deflated: &[u8]) {
+    let mark = out.len();
+    push_frame(out, opcode, deflated);
+    out[mark] |= RSV1;
+}
+
+/// Opcode and payload of the one whole frame that `frame` is, one of this module's own making.
+pub fn take_apart(frame: &[u8]) -> Option<(OpCode, &[u8])> {
+    let header = match frame.get(1)? {
+        0..=125 => 2,
+        126 => 4,
+        _ => 10,
+    };
+    Some((OpCode::from(frame[0] & 0x0f), frame.get(header..)?))
 }
 
 /// Appends one whole text frame.

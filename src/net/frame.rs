@@ -1,7 +1,9 @@
 //! WebSocket frames, client to server (RFC 6455, 5): a decoder that is strict to the letter.
 //!
-//! It is no connection: it does not answer pings, does not echo closes, and knows no extension
-//! (every RSV bit is a violation). It never sees a socket; whoever reads one shows it the bytes.
+//! It is no connection: it does not answer pings, does not echo closes. It never sees a socket;
+//! whoever reads one shows it the bytes. Every RSV bit is a violation, but for RSV1 where the
+//! caller lends an inflater ([`Decoder::next_inflating`]): then a compressed message is gathered as
+//! it came, and inflated once it is whole.
 //!
 //! ```text
 //!    0               1               2 ..           then        then
@@ -21,10 +23,11 @@
 //!   cut: each check is made at the first byte that can fail it, in the order of the bytes.
 //! - `open` is `None`, after [`Decoder::next`] gave `None`, exactly when the input ended between
 //!   two messages.
-//! - Gathered bytes <= `message_bytes_max`.
+//! - Gathered bytes <= `message_bytes_max`, or what that may have when deflated.
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use super::deflate::Inflater;
 use super::encode::CONTROL_BYTES_MAX;
 use super::header::{self, HEADER_BYTES_MAX, Header, Under};
 use super::mask::unmask;
@@ -100,6 +103,8 @@ struct Gathered {
 enum Body {
     Text(PartialText),
     Binary(Vec<u8>),
+    /// Not inflated yet.
+    Compressed(Data, Vec<u8>),
 }
 
 /// What one step led to. Holds places and not slices, so that `next` may loop.
@@ -109,7 +114,11 @@ enum Step {
     /// A fragment ended: read on.
     Onward,
     /// A frame lies whole, and unmasked, in the input from `start` to `at`.
-    InInput { opcode: OpCode, start: usize },
+    InInput {
+        opcode: OpCode,
+        compressed: bool,
+        start: usize,
+    },
     /// A control frame lies in `open.control`.
     InControl { opcode: OpCode, len: usize },
     /// A message lies in `open.message`.
@@ -142,24 +151,74 @@ impl Decoder {
             unmask(&mut input[start..*at], header.key, 0);
             return message(header.opcode, &input[start..*at]).map(Some);
         }
-        loop {
-            match self.step(limits, input, at)? {
-                Step::Onward => {}
-                Step::Hungry => return Ok(None),
-                Step::InInput { opcode, start } => {
-                    return message(opcode, &input[start..*at]).map(Some);
-                }
-                Step::InControl { opcode, len } => {
-                    let control = self
-                        .open
-                        .as_ref()
-                        .map_or(&[][..], |open| &open.control[..len]);
-                    return message(opcode, control).map(Some);
-                }
-                Step::InMessage => {
-                    return Ok(self.open.as_ref().and_then(|open| open.gathered()));
-                }
+        let step = self.find(limits, false, input, at)?;
+        self.hand_out(step, &input[..*at])
+    }
+
+    /// The same on a connection that has agreed on permessage-deflate: compressed messages, at most
+    /// `message_bytes_max` when inflated, are handed out from the memory of `inflater`.
+    ///
+    /// # Errors
+    /// See [`Decoder::next`].
+    pub fn next_inflating<'a>(
+        &'a mut self,
+        limits: &DecoderLimits,
+        inflater: &'a mut Inflater,
+        input: &'a mut [u8],
+        at: &mut usize,
+    ) -> Result<Option<Message<'a>>, Violation> {
+        self.release();
+        let step = self.find(limits, true, input, at)?;
+        let (opcode, payload) = match step {
+            Step::InInput {
+                opcode,
+                compressed: true,
+                start,
+            } => (opcode, &input[start..*at]),
+            Step::InMessage
+                if let Some(Gathered {
+                    body: Body::Compressed(data, bytes),
+                    ..
+                }) = self.open.as_ref().and_then(|open| open.message.as_ref()) =>
+            {
+                (OpCode::Data(*data), &bytes[..])
             }
+            step => return self.hand_out(step, &input[..*at]),
+        };
+        let payload = inflater.inflate(payload, limits.message_bytes_max)?;
+        message(opcode, payload).map(Some)
+    }
+
+    /// Steps on to the next message.
+    fn find(
+        &mut self,
+        limits: &DecoderLimits,
+        inflates: bool,
+        input: &mut [u8],
+        at: &mut usize,
+    ) -> Result<Step, Violation> {
+        loop {
+            match self.step(limits, inflates, input, at)? {
+                Step::Onward => {}
+                step => return Ok(step),
+            }
+        }
+    }
+
+    /// The message that was found, of `taken` input.
+    fn hand_out<'a>(
+        &'a self,
+        step: Step,
+        taken: &'a [u8],
+    ) -> Result<Option<Message<'a>>, Violation> {
+        let open = self.open.as_ref();
+        match step {
+            Step::Onward | Step::Hungry => Ok(None),
+            Step::InInput { opcode, start, .. } => message(opcode, &taken[start..]).map(Some),
+            Step::InControl { opcode, len } => {
+                message(opcode, open.map_or(&[][..], |open| &open.control[..len])).map(Some)
+            }
+            Step::InMessage => Ok(open.and_then(|open| open.gathered())),
         }
     }
 
@@ -194,6 +253,7 @@ impl Decoder {
     fn step(
         &mut self,
         limits: &DecoderLimits,
+        inflates: bool,
         input: &mut [u8],
         at: &mut usize,
     ) -> Result<Step, Violation> {
@@ -202,7 +262,7 @@ impl Decoder {
         {
             return open.take_payload(input, at);
         }
-        let Some(header) = self.take_header(limits, &input[*at..], at)? else {
+        let Some(header) = self.take_header(limits, inflates, &input[*at..], at)? else {
             return Ok(Step::Hungry);
         };
         let control = matches!(header.opcode, OpCode::Control(_));
@@ -213,6 +273,7 @@ impl Decoder {
             unmask(&mut input[start..*at], header.key, 0);
             return Ok(Step::InInput {
                 opcode: header.opcode,
+                compressed: header.compressed,
                 start,
             });
         }
@@ -225,11 +286,12 @@ impl Decoder {
     fn take_header(
         &mut self,
         limits: &DecoderLimits,
+        inflates: bool,
         rest: &[u8],
         at: &mut usize,
     ) -> Result<Option<Header>, Violation> {
         let Some(open) = &mut self.open else {
-            let header = header::parse(rest, None, limits)?;
+            let header = header::parse(rest, None, limits, inflates)?;
             match header {
                 Some(header) => *at += header.len,
                 None if rest.is_empty() => {}
@@ -244,7 +306,7 @@ impl Decoder {
         let under = open.message.as_ref().map(Gathered::under);
         let more = rest.len().min(HEADER_BYTES_MAX - kept);
         open.keep_header(&rest[..more]);
-        let header = header::parse(&open.header[..kept + more], under, limits)?;
+        let header = header::parse(&open.header[..kept + more], under, limits, inflates)?;
         // Not whole means that all of the rest was taken: 14 bytes are always enough.
         *at += header.map_or(more, |header| header.len - kept);
         if header.is_some() {
@@ -283,6 +345,7 @@ impl Open {
             }
             (OpCode::Data(data), _) => {
                 let body = match data {
+                    data if header.compressed => Body::Compressed(data, Vec::new()),
                     Data::Text => Body::Text(PartialText::default()),
                     _ => Body::Binary(Vec::new()),
                 };
@@ -334,10 +397,14 @@ impl Open {
     }
 
     fn gathered(&self) -> Option<Message<'_>> {
-        self.message.as_ref().map(|message| match &message.body {
-            Body::Text(text) => Message::Text(text.as_str()),
-            Body::Binary(bytes) => Message::Binary(bytes),
-        })
+        match &self.message.as_ref()?.body {
+            Body::Text(text) => Some(Message::Text(text.as_str())),
+            Body::Binary(bytes) => Some(Message::Binary(bytes)),
+            Body::Compressed(..) => {
+                debug_assert!(false, "who lends an inflater takes it from there");
+                None
+            }
+        }
     }
 }
 
@@ -346,6 +413,7 @@ impl Gathered {
         Under {
             bytes: self.body.len(),
             fragments: self.fragments,
+            compressed: matches!(self.body, Body::Compressed(..)),
         }
     }
 }
@@ -354,7 +422,7 @@ impl Body {
     fn push(&mut self, piece: &[u8]) -> Result<(), Violation> {
         match self {
             Self::Text(text) => text.push(piece)?,
-            Self::Binary(bytes) => bytes.extend_from_slice(piece),
+            Self::Binary(bytes) | Self::Compressed(_, bytes) => bytes.extend_from_slice(piece),
         }
         Ok(())
     }
@@ -362,14 +430,14 @@ impl Body {
     fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Binary(bytes) => bytes.len(),
+            Self::Binary(bytes) | Self::Compressed(_, bytes) => bytes.len(),
         }
     }
 
     fn capacity(&self) -> usize {
         match self {
             Self::Text(text) => text.capacity(),
-            Self::Binary(bytes) => bytes.capacity(),
+            Self::Binary(bytes) | Self::Compressed(_, bytes) => bytes.capacity(),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use super::deflate::compressed_bytes_max;
 use super::encode::CONTROL_BYTES_MAX;
 use super::frame::{DecoderLimits, Violation};
 use crate::model::CloseCode;
@@ -13,17 +14,24 @@ use crate::model::CloseCode;
 /// Two bytes, 8 of length, 4 of key.
 pub(super) const HEADER_BYTES_MAX: usize = 14;
 
+/// The bits that extensions may use, and the one that permessage-deflate does.
+const RSV: u8 = 0x70;
+const RSV1: u8 = 0x40;
+
 /// The message under way: how many bytes and fragments of it have come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Under {
     pub(super) bytes: usize,
     pub(super) fragments: u32,
+    pub(super) compressed: bool,
 }
 
 /// A whole header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     pub(super) fin: bool,
+    /// It begins a compressed message (RFC 7692, 6: RSV1).
+    pub(super) compressed: bool,
     pub(super) opcode: OpCode,
     pub(super) payload_len: usize,
     pub(super) key: [u8; 4],
@@ -33,16 +41,18 @@ pub(super) struct Header {
 
 /// Reads the header that `bytes` begin with; `None` if it is not whole. What is there of it is
 /// checked all the same, byte by byte, so that a peer that breaks a rule is told at once.
+/// `inflates`: messages may be compressed.
 pub(super) fn parse(
     bytes: &[u8],
     under: Option<Under>,
     limits: &DecoderLimits,
+    inflates: bool,
 ) -> Result<Option<Header>, Violation> {
     let Some(&first) = bytes.first() else {
         return Ok(None);
     };
     let fin = first & 0x80 != 0;
-    let opcode = check_first(first, under, limits)?;
+    let (opcode, compressed) = check_first(first, under, limits, inflates)?;
     let Some(&second) = bytes.get(1) else {
         return Ok(None);
     };
@@ -63,7 +73,11 @@ pub(super) fn parse(
         return Ok(None);
     };
     let gathered = under.map_or(0, |under| under.bytes);
-    let room = limits.message_bytes_max.saturating_sub(gathered);
+    let bytes_max = match compressed || under.is_some_and(|under| under.compressed) {
+        false => limits.message_bytes_max,
+        true => compressed_bytes_max(limits.message_bytes_max),
+    };
+    let room = bytes_max.saturating_sub(gathered);
     if !control && length > room as u64 {
         return Err(Violation {
             code: CloseCode::TOO_BIG,
@@ -76,6 +90,7 @@ pub(super) fn parse(
     // The length is within the limits, which are a usize.
     Ok(Some(Header {
         fin,
+        compressed,
         opcode,
         payload_len: length as usize,
         key,
@@ -99,6 +114,7 @@ pub(super) fn parse_whole_text(bytes: &[u8], limits: &DecoderLimits) -> Option<H
     (minimal && payload_len <= limits.message_bytes_max && bytes.len() - len >= payload_len)
         .then_some(Header {
             fin: true,
+            compressed: false,
             opcode,
             payload_len,
             key,
@@ -106,18 +122,26 @@ pub(super) fn parse_whole_text(bytes: &[u8], limits: &DecoderLimits) -> Option<H
         })
 }
 
-/// What the first byte says, and whether it may say so here.
+/// What the first byte says, and whether it may say so here: the opcode, and whether it begins a
+/// compressed message.
 fn check_first(
     first: u8,
     under: Option<Under>,
     limits: &DecoderLimits,
-) -> Result<OpCode, Violation> {
-    if first & 0x70 != 0 {
+    inflates: bool,
+) -> Result<(OpCode, bool), Violation> {
+    let opcode = OpCode::from(first & 0x0f);
+    let compressed = first & RSV == RSV1 && inflates;
+    if first & RSV != 0 && !compressed {
         return Err(Violation::protocol(
-            "RSV bits must be 0, no extension was agreed",
+            "RSV bits must be 0 but for what was agreed",
         ));
     }
-    let opcode = OpCode::from(first & 0x0f);
+    if compressed && !matches!(opcode, OpCode::Data(Data::Text | Data::Binary)) {
+        return Err(Violation::protocol(
+            "RSV1 belongs to a message's first frame only",
+        ));
+    }
     match opcode {
         OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => {
             return Err(Violation::protocol("reserved opcode"));
@@ -149,7 +173,7 @@ fn check_first(
         }
         OpCode::Data(_) => {}
     }
-    Ok(opcode)
+    Ok((opcode, compressed))
 }
 
 /// The payload's length, and where the key begins.

@@ -8,12 +8,14 @@
 //! |---|---|
 //! | [`frame`], `header` | WebSocket decoding, server side (RFC 6455, 5) |
 //! | [`encode`] | WebSocket encoding, server side |
+//! | [`deflate`] | permessage-deflate (RFC 7692): offers, and both directions |
 //! | [`mask`], [`utf8`] | unmasking; text that comes in pieces |
 //! | [`head`], [`target`] | HTTP request heads (RFC 9112); paths and queries |
 //! | [`upgrade`], [`origin`] | the answer to an upgrade; who may ask for one |
 //! | [`forwarded`] | whose request it is where proxies stand before us |
 //! | [`response`] | small HTTP answers |
 
+pub mod deflate;
 pub mod encode;
 pub mod forwarded;
 pub mod frame;
@@ -26,7 +28,7 @@ pub mod target;
 pub mod upgrade;
 pub mod utf8;
 
-pub use encode::{begin_text, end_text, push_close, push_frame, push_text};
+pub use encode::{begin_text, end_text, push_close, push_compressed, push_frame, push_text};
 pub use forwarded::{Networks, client_address, is_passed_on};
 pub use frame::{Decoder, DecoderLimits, Message, Violation};
 pub use head::{Body, Head, HeadError};

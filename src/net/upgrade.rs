@@ -9,6 +9,7 @@
 //!   Upgrade: websocket
 //!   Sec-WebSocket-Accept: base64(sha1(key + GUID))
 //!   Sec-WebSocket-Protocol: ringcast.v1                only if the client offered it
+//!   Sec-WebSocket-Extensions: permessage-deflate; …    only if it was agreed on
 //! ```
 //!
 //! Written here and not by the library, whose maps of headers take longer than all the rest of a
@@ -16,6 +17,7 @@
 
 use tungstenite::handshake::derive_accept_key;
 
+use super::deflate::{self, Agreed, BadOffer, Terms};
 use super::head::{Body, Head, HeadError};
 
 /// Protocol of `/ws` (PROTOCOL 2).
@@ -29,6 +31,8 @@ const OTHER_VERSION: HeadError = HeadError {
     status: 426,
     message: "the Sec-WebSocket-Version must be 13",
 };
+const NO_EXTENSIONS: HeadError =
+    HeadError::bad("the Sec-WebSocket-Extensions are not a list of extensions");
 
 /// The bytes that answer the upgrade. `behind` is what has come behind the head: a client must
 /// wait for the answer, so there must be nothing. `protocol` is chosen if the client offers it.
@@ -40,6 +44,19 @@ pub fn accept(
     behind: &[u8],
     protocol: Option<&'static str>,
 ) -> Result<Vec<u8>, HeadError> {
+    Ok(accept_with(head, behind, protocol, None)?.0)
+}
+
+/// The same, and what is agreed on of compression if the route has it, on such `terms`.
+///
+/// # Errors
+/// Those of [`accept`], and 400 if the extensions offered are no list of such.
+pub fn accept_with(
+    head: &Head<'_>,
+    behind: &[u8],
+    protocol: Option<&'static str>,
+    terms: Option<Terms>,
+) -> Result<(Vec<u8>, Option<Agreed>), HeadError> {
     let offer = Offer::read(head, protocol)?;
     check(head, behind, &offer)?;
     let key = offer.key.unwrap_or_default();
@@ -48,6 +65,10 @@ pub fn accept(
             "the Sec-WebSocket-Key must be 16 bytes in base64",
         ));
     }
+    let agreed = match terms {
+        Some(terms) => deflate::negotiate(head, terms).map_err(|BadOffer| NO_EXTENSIONS)?,
+        None => None,
+    };
     let mut answer = String::with_capacity(192);
     answer.push_str("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n");
     answer.push_str("Upgrade: websocket\r\nSec-WebSocket-Accept: ");
@@ -58,8 +79,12 @@ pub fn accept(
         answer.push_str("\r\nSec-WebSocket-Protocol: ");
         answer.push_str(protocol);
     }
+    if let Some(agreed) = agreed {
+        answer.push_str("\r\nSec-WebSocket-Extensions: ");
+        answer.push_str(&agreed.answer());
+    }
     answer.push_str("\r\n\r\n");
-    Ok(answer.into_bytes())
+    Ok((answer.into_bytes(), agreed))
 }
 
 /// Whether `key` is 16 bytes in base64: 21 digits, one of two bits, two of padding.

@@ -412,6 +412,7 @@ fn options(config: &Config, shards: usize, keeping: Keeping) -> Options {
         } else {
             0
         },
+        deflate: config.deflate,
         fragments_max: config.max_fragments.unwrap_or(0) as u32,
         rooms_max: config.max_rooms.div_ceil(shards),
         rooms_per_connection_max: config.max_rooms_per_connection,

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::hub::{ConnIndex, RoomKey};
+use crate::hub::{ConnIndex, Encoding, RoomKey};
 use crate::model::limits::{CONNECTION_CREDIT_BYTES, CONNECTION_CREDITS, OUTBOX_BYTES_MAX};
 use crate::model::{ClientId, Name};
 use crate::net::Decoder;
@@ -86,6 +86,8 @@ pub(super) struct Conn {
     pub(super) shut: bool,
     /// Whether the peer has said that it closes, so that nothing more is awaited from it.
     pub(super) peer_closed: bool,
+    /// The form in which it takes the frames of rooms.
+    pub(super) encoding: Encoding,
     pub(super) generation: u32,
     pub(super) client_id: ClientId,
     pub(super) user_id: Name,
@@ -125,6 +127,7 @@ impl Conn {
             pinged: false,
             shut: false,
             peer_closed: false,
+            encoding: Encoding::Plain,
             generation,
             client_id,
             user_id: client_id.as_str().into(),

@@ -239,13 +239,14 @@ impl Shard {
         }
         self.hub.begin_log(key, epoch, offset);
         for index in connections {
+            let encoding = self.encoding_of(index);
             let is_new = self
                 .conn(index)
                 .is_some_and(|conn| conn.phase == Phase::Open && conn.membership(key).is_none());
             let (true, Some(room)) = (is_new, self.hub.room_mut(key)) else {
                 continue;
             };
-            let place = room.add(Member::new(index, offset));
+            let place = room.add(Member::with_encoding(index, offset, encoding));
             room.set_flags(place, false, true);
             self.counters.members += 1;
             let place = Some(place as u32);

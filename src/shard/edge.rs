@@ -57,13 +57,18 @@ impl Shard {
             return;
         }
         let mut decoder = std::mem::take(&mut conn.decoder);
+        let mut inflater = self.lend_inflater(index);
         let mut at = 0;
-        loop {
+        while self.is_open(index) {
             if at < input.len() && !self.may_take(index) {
                 self.stall(index, &input[at..]);
                 break;
             }
-            let taken = match contained(|| decoder.next(&limits, input, &mut at)) {
+            let next = contained(|| match &mut inflater {
+                None => decoder.next(&limits, input, &mut at),
+                Some(inflater) => decoder.next_inflating(&limits, inflater, input, &mut at),
+            });
+            let taken = match next {
                 Some(Ok(Some(message))) => self.on_message(index, message),
                 Some(Ok(None)) => Taken::Nothing,
                 Some(Err(violation)) => Taken::Broken(violation),
@@ -80,11 +85,13 @@ impl Shard {
                     self.close(index, CloseCode::INTERNAL, "a fault of the server's own");
                 }
             }
-            if !self.is_open(index) {
-                return;
-            }
         }
-        if let Some(conn) = self.conn_mut(index) {
+        if let Some(inflater) = inflater {
+            self.give_back_inflater(index, inflater);
+        }
+        if self.is_open(index)
+            && let Some(conn) = self.conn_mut(index)
+        {
             conn.decoder = decoder;
         }
     }
@@ -182,16 +189,8 @@ impl Shard {
                 }
                 self.close(index, code, "");
             }
-            Message::Text(text) if echo => {
-                if let Some(out) = self.out(index) {
-                    push_frame(out, opcode::TEXT, text.as_bytes());
-                }
-            }
-            Message::Binary(bytes) => {
-                if let Some(out) = self.out(index) {
-                    push_frame(out, opcode::BINARY, bytes);
-                }
-            }
+            Message::Text(text) if echo => self.echo(index, opcode::TEXT, text.as_bytes()),
+            Message::Binary(bytes) => self.echo(index, opcode::BINARY, bytes),
             Message::Text(text) => match contained(|| command::parse(text)) {
                 Some(Ok(request)) => self.on_command(index, request),
                 Some(Err(refusal)) => {

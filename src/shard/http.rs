@@ -3,14 +3,16 @@
 use std::net::IpAddr;
 
 use super::connection::Phase;
+use super::deflate::Echo;
 use super::edge::contained;
 use super::{Effect, HistoryRequest, Page, Shard};
-use crate::hub::ConnIndex;
+use crate::hub::{ConnIndex, Encoding};
 use crate::model::limits::{
     HISTORY_ANSWER_MS, HISTORY_MESSAGES, HISTORY_MESSAGES_MAX, ROOM_NAME_BYTES_MAX, ROOMS_LISTED,
     ROOMS_LISTED_MAX,
 };
 use crate::model::{Epoch, Name, RoomName, name_is_valid};
+use crate::net::deflate::{Agreed, Terms};
 use crate::net::{self, Body, Head, HeadError, origin_allowed, response, target, upgrade};
 use crate::protocol::command::{Command, Request};
 use crate::protocol::event;
@@ -29,9 +31,10 @@ const FILES: [&str; 6] = [
 
 /// What a head leads to.
 enum Route {
-    Echo(Vec<u8>),
+    Echo(Vec<u8>, Option<Agreed>),
     Open {
         answer: Vec<u8>,
+        deflates: bool,
         username: Option<Name>,
         room: Option<RoomName>,
     },
@@ -92,6 +95,7 @@ impl Shard {
     }
 
     fn route(&self, head: &Head<'_>, behind: &[u8], crowded: bool) -> Route {
+        let terms = |terms| self.options.deflate.then_some(terms);
         match (head.path, self.options.echo_message_bytes_max) {
             ("/ws" | "/echo", _) if crowded => {
                 let again = [("Retry-After", "1")];
@@ -99,8 +103,8 @@ impl Shard {
                 Route::Refuse(response::error(503, "overloaded", why, &again))
             }
             ("/ws", _) => self.route_upgrade(head, behind),
-            ("/echo", 1..) => match upgrade::accept(head, behind, None) {
-                Ok(answer) => Route::Echo(answer),
+            ("/echo", 1..) => match upgrade::accept_with(head, behind, None, terms(Terms::Own)) {
+                Ok((answer, agreed)) => Route::Echo(answer, agreed),
                 Err(error) => Route::Refuse(response::refuse(&error)),
             },
             ("/api/rooms", _) => route_rooms(head),
@@ -145,9 +149,11 @@ impl Shard {
             },
             None => None,
         };
-        match upgrade::accept(head, behind, Some(upgrade::SUBPROTOCOL)) {
-            Ok(answer) => Route::Open {
+        let terms = self.options.deflate.then_some(Terms::Shared);
+        match upgrade::accept_with(head, behind, Some(upgrade::SUBPROTOCOL), terms) {
+            Ok((answer, agreed)) => Route::Open {
                 answer,
+                deflates: agreed.is_some(),
                 username,
                 room,
             },
@@ -194,7 +200,7 @@ impl Shard {
                 self.counters.refused += 1;
                 self.answer(index, &answer);
             }
-            Route::Echo(answer) => {
+            Route::Echo(answer, agreed) => {
                 if let Some(out) = self.out(index) {
                     out.extend_from_slice(&answer);
                 }
@@ -202,12 +208,23 @@ impl Shard {
                     conn.phase = Phase::Echo;
                     conn.deadline_ms = u64::MAX;
                 }
+                if let Some(agreed) = agreed {
+                    self.echoes.insert(index, Box::new(Echo::new(agreed)));
+                }
             }
             Route::Open {
                 answer,
+                deflates,
                 username,
                 room,
-            } => self.open(index, &answer, username, room),
+            } => {
+                if let Some(conn) = self.conn_mut(index)
+                    && deflates
+                {
+                    conn.encoding = Encoding::Deflate;
+                }
+                self.open(index, &answer, username, room);
+            }
         }
     }
 

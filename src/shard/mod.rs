@@ -19,6 +19,7 @@ mod cluster;
 mod commands;
 mod connection;
 mod counters;
+mod deflate;
 mod deliver;
 mod edge;
 mod event;
@@ -39,7 +40,7 @@ mod tick;
 
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 pub use counters::{CELLS, CLOSE_CODES, Counters, ERROR_CODES};
 pub use event::*;
@@ -49,17 +50,19 @@ pub use options::{Keeping, Options, SlowConsumer};
 pub use outlet::{Gone, Socket};
 
 use connection::{Conn, Phase};
+use deflate::{Echo, Forms};
 use home::{Home, Origin};
 use lanes::Lanes;
 
 use crate::backplane::link::Link;
 use crate::backplane::{Backplane, Embedded, Partition, Remembered};
-use crate::hub::{ConnIndex, Hub, RoomKey};
+use crate::hub::{ConnIndex, Encoding, Hub, RoomKey};
 use crate::model::limits::{
     CLOSING_MS, REMEMBERED_IDS_MAX, SHARD_CREDIT_BYTES, SHARD_CREDITS, SWEEP_SENDS_MAX,
 };
 use crate::model::{CloseCode, MessageId, RoomName, Timestamp};
 use crate::net;
+use crate::net::deflate::Inflater;
 use crate::protocol::event::message;
 
 /// Requests to one other shard that are not answered yet.
@@ -96,6 +99,10 @@ pub struct Shard {
     home: Home,
     effects: Vec<Effect>,
     scratch: Vec<u8>,
+    /// Inflates what comes to `/ws`, for all connections.
+    inflater: Inflater,
+    /// Connections to `/echo` that deflate.
+    echoes: HashMap<ConnIndex, Box<Echo>>,
     tick_at: usize,
     draining: bool,
     /// Why the backplane is away, if it is.
@@ -112,7 +119,7 @@ impl Shard {
             id,
             now: Now::default(),
             rng,
-            hub: Hub::new(options.log_bytes_max),
+            hub: Hub::with_encode(options.log_bytes_max, Box::new(Forms::default())),
             conns: Vec::new(),
             generations: Vec::new(),
             plain: Vec::new(),
@@ -126,6 +133,8 @@ impl Shard {
             home: Home::new(backplane),
             effects: Vec::new(),
             scratch: Vec::new(),
+            inflater: Inflater::default(),
+            echoes: HashMap::new(),
             tick_at: 0,
             draining: false,
             degraded: None,
@@ -275,6 +284,12 @@ impl Shard {
         self.conns.get_mut(index as usize)?.as_deref_mut()
     }
 
+    /// The form in which a connection takes the frames of rooms.
+    fn encoding_of(&self, index: ConnIndex) -> Encoding {
+        self.conn(index)
+            .map_or(Encoding::Plain, |conn| conn.encoding)
+    }
+
     /// The connection of `id`, if it is still that one.
     fn find_conn(&mut self, id: ConnId) -> Option<&mut Conn> {
         self.conn_mut(id.index)
@@ -375,6 +390,7 @@ impl Shard {
         {
             self.counters.connections -= 1;
             self.plain[index as usize] = false;
+            self.echoes.remove(&index);
         }
     }
 

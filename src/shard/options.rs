@@ -46,6 +46,8 @@ pub struct Options {
     pub message_bytes_max: usize,
     /// Bytes of a message on `/echo`; 0: there is no such route.
     pub echo_message_bytes_max: usize,
+    /// Whether permessage-deflate is agreed to.
+    pub deflate: bool,
     /// Fragments of a message; 0: no cap.
     pub fragments_max: u32,
     /// Rooms that this shard may be home of.

@@ -102,6 +102,7 @@ impl Shard {
             room.joins_pending -= 1;
         }
         let index = join.asker.conn.index;
+        let encoding = self.encoding_of(index);
         let place = self.find_conn(join.asker.conn).and_then(|conn| {
             let found = conn
                 .memberships
@@ -137,7 +138,7 @@ impl Shard {
             }
             None => {
                 self.counters.members += 1;
-                room.add(Member::new(index, offset + 1)) as u32
+                room.add(Member::with_encoding(index, offset + 1, encoding)) as u32
             }
         };
         room.set_flags(place as usize, join.presence, false);
@@ -145,7 +146,7 @@ impl Shard {
             room.begin_replay(place as usize);
         }
         if let Some(page) = page {
-            room.give_page(place as usize, page);
+            self.hub.give_page(key, place as usize, &page);
         }
         self.hub.mark_dirty(key);
         if let Some(conn) = self.conn_mut(index)

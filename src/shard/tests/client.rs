@@ -56,6 +56,8 @@ pub(super) struct Client {
     pending: HashMap<u64, Pending>,
     refs: u64,
     input: Vec<u8>,
+    /// Whether compression was agreed on.
+    deflates: bool,
     received: HashSet<usize>,
     /// Offsets of its own personal room that it was told to be missing.
     gaps: Vec<(u64, u64)>,
@@ -77,6 +79,7 @@ impl Client {
             pending: HashMap::new(),
             refs: 0,
             input: Vec::new(),
+            deflates: false,
             received: HashSet::new(),
             gaps: Vec::new(),
             opened_at: 0,
@@ -100,9 +103,14 @@ impl Client {
         } else {
             String::new()
         };
+        let offer = match rng.bool() {
+            true => "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+            false => "",
+        };
         format!(
             "GET /ws{name} HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+             {offer}Sec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         )
         .into_bytes()
     }
@@ -135,10 +143,12 @@ impl Client {
                 );
                 return;
             }
+            let head = String::from_utf8_lossy(&self.input[..end]);
+            self.deflates = head.contains("permessage-deflate");
             self.input.drain(..end + 4);
             self.phase = Phase::Open;
         }
-        while let Some((opcode, payload)) = frames::take(&mut self.input) {
+        while let Some((opcode, payload)) = frames::take(&mut self.input, self.deflates) {
             match opcode {
                 frames::TEXT => {
                     let frame = serde_json::from_slice(&payload).expect("JSON");

@@ -46,6 +46,7 @@ fn options(shards: u16, stored: bool) -> Options {
         },
         message_bytes_max: 64 * 1024,
         echo_message_bytes_max: 1 << 20,
+        deflate: false,
         fragments_max: 0,
         rooms_max: 100,
         rooms_per_connection_max: 100,

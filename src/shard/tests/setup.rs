@@ -43,6 +43,8 @@ pub(super) struct Setup {
     pub(super) burst: usize,
     pub(super) personal: bool,
     pub(super) drain: bool,
+    /// Whether clients that offer it get their rooms deflated.
+    pub(super) deflate: bool,
 }
 
 fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
@@ -90,6 +92,7 @@ impl Setup {
             burst: 0,
             personal: rng.bool(),
             drain: rng.u32(..4) == 0,
+            deflate: rng.bool(),
         };
         if rng.u32(..40) == 0 {
             setup.burst = 1_400;
@@ -123,6 +126,7 @@ impl Setup {
             },
             message_bytes_max: 64 * 1024,
             echo_message_bytes_max: 0,
+            deflate: self.deflate,
             fragments_max: 0,
             rooms_max: self.rooms_max,
             rooms_per_connection_max: self.rooms_per_connection_max,

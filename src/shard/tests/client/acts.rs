@@ -78,7 +78,10 @@ impl Client {
         if ledger.trace {
             eprintln!("-> {} at {} {frame}", self.number, ledger.clock);
         }
-        frames::push(out, rng, frames::TEXT, frame.as_bytes());
+        match self.deflates && rng.bool() {
+            true => frames::push_deflated(out, rng, frame.as_bytes()),
+            false => frames::push(out, rng, frames::TEXT, frame.as_bytes()),
+        }
     }
 
     fn ask(&mut self, pending: Pending, kind: &str, body: &str) -> String {

@@ -126,7 +126,7 @@ impl Client {
             self.input.drain(..end + 4);
             self.phase = Phase::Open;
         }
-        while let Some((opcode, payload)) = frames::take(&mut self.input) {
+        while let Some((opcode, payload)) = frames::take(&mut self.input, false) {
             match opcode {
                 frames::TEXT => {
                     let frame = serde_json::from_slice(&payload).expect("JSON");

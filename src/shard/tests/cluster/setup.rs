@@ -195,6 +195,7 @@ impl Setup {
             keeping: Keeping::Redis(vec![settings]),
             message_bytes_max: 64 * 1024,
             echo_message_bytes_max: 0,
+            deflate: false,
             fragments_max: 0,
             rooms_max: 100,
             rooms_per_connection_max: 100,
