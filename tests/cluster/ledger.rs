@@ -10,7 +10,7 @@ use super::instances::{Ledger, Plan, Verdict, begin, command, start_all};
 use super::namespace::{Namespace, ip};
 use super::proxy::Proxy;
 use super::redis::Redis;
-use super::support::{Server, all, eventually};
+use super::support::{Server, all, eventually, skip};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -63,6 +63,7 @@ fn again(plan: &Plan, pause: Duration, mut what: impl FnMut()) {
     }
 }
 
+/// FAULTS D1: ended as an operator does it, and started at once.
 #[test]
 fn redis_restarts() {
     let mut redis = Redis::lasting(&[]);
@@ -74,6 +75,8 @@ fn redis_restarts() {
     verdict.expect_whole().expect_connected();
 }
 
+/// FAULTS D1: killed, back after 2 s (10 s), with what it acks on disk: all of it is there, in
+/// order, and told.
 #[test]
 fn redis_is_killed_and_comes_back_later() {
     // While its disk is slow, a Redis that syncs every second acks what it has not written yet.
@@ -90,6 +93,7 @@ fn redis_is_killed_and_comes_back_later() {
         .expect_told_degraded();
 }
 
+/// FAULTS D2: for 3 s (10 s): nothing lost or doubled, clients are told; memory is not looked at.
 #[test]
 fn redis_stands_still() {
     let mut redis = Redis::lasting(&[]);
@@ -105,6 +109,7 @@ fn redis_stands_still() {
         .expect_told_degraded();
 }
 
+/// FAULTS D2: DEBUG SLEEP for 1.5 s (5 s): nothing lost or doubled.
 #[test]
 fn redis_is_busy_with_something_else() {
     let mut redis = Redis::lasting(&["--enable-debug-command", "local"]);
@@ -116,6 +121,8 @@ fn redis_is_busy_with_something_else() {
     verdict.expect_whole().expect_connected();
 }
 
+/// FAULTS D5: four times a second (every 2 s): all gaps that are counted are mended, nothing lost;
+/// how soon each is subscribed again is not looked at.
 #[test]
 fn subscribers_are_killed_again_and_again() {
     let mut redis = Redis::lasting(&[]);
@@ -140,6 +147,7 @@ fn subscribers_are_killed_again_and_again() {
     assert_eq!(sum("redis_messages_lost_total"), 0);
 }
 
+/// FAULTS D6: ten times a second (every 2 s): all acked, none doubled.
 #[test]
 fn callers_are_killed_again_and_again() {
     let mut redis = Redis::lasting(&[]);
@@ -153,6 +161,7 @@ fn callers_are_killed_again_and_again() {
     verdict.expect_whole().expect_connected();
 }
 
+/// FAULTS D8: cut every 100 kB or so.
 #[test]
 fn connections_are_cut_in_the_midst_of_a_frame() {
     let mut redis = Redis::lasting(&[]);
@@ -168,6 +177,7 @@ fn connections_are_cut_in_the_midst_of_a_frame() {
     verdict.expect_whole().expect_connected();
 }
 
+/// FAULTS D8: 200 ms longer, each way.
 #[test]
 fn the_way_to_redis_is_long() {
     let mut redis = Redis::lasting(&[]);
@@ -185,6 +195,8 @@ fn the_way_to_redis_is_long() {
     verdict.expect_whole().expect_connected();
 }
 
+/// FAULTS D2, D8: nothing passes, and nothing is told, for one of three: the others go on, and it
+/// has all of it afterwards.
 #[test]
 fn the_way_of_one_instance_is_a_black_hole() {
     let mut redis = Redis::lasting(&[]);
@@ -200,6 +212,7 @@ fn the_way_of_one_instance_is_a_black_hole() {
     verdict.expect_some("degraded_told");
 }
 
+/// FAULTS D8: 50 kB a second pass, for one of three.
 #[test]
 fn the_way_of_one_instance_is_narrow() {
     let mut redis = Redis::lasting(&[]);
@@ -213,6 +226,8 @@ fn the_way_of_one_instance_is_narrow() {
     verdict.expect_whole().expect_connected();
 }
 
+/// FAULTS D7: until Redis gives it up, and a while longer: the gap is mended, nobody is
+/// disconnected.
 #[test]
 fn an_instance_stands_still_until_redis_gives_it_up() {
     let limit = ["--client-output-buffer-limit", "pubsub 1mb 1mb 1"];
@@ -231,6 +246,7 @@ fn an_instance_stands_still_until_redis_gives_it_up() {
     verdict.expect_whole().expect_connected();
 }
 
+/// FAULTS D3: FLUSHALL: what is lost is told by a new epoch, what comes later is stored.
 #[test]
 fn everything_is_flushed() {
     let mut redis = Redis::lasting(&[]);
@@ -244,6 +260,7 @@ fn everything_is_flushed() {
         .expect_told_epoch();
 }
 
+/// FAULTS D3: killed, and back with nothing.
 #[test]
 fn redis_comes_back_with_nothing() {
     let mut redis = Redis::start(&[]);
@@ -259,6 +276,7 @@ fn redis_comes_back_with_nothing() {
         .expect_told_epoch();
 }
 
+/// FAULTS D3: back without what it acked last.
 #[test]
 fn redis_comes_back_without_its_last_second() {
     let mut redis = Redis::lasting(&[]);
@@ -277,6 +295,7 @@ fn redis_comes_back_without_its_last_second() {
         .expect_told_epoch();
 }
 
+/// FAULTS D12: no memory for 2 s (10 s), under load: nothing lost, all acked in the end.
 #[test]
 fn redis_is_full() {
     let mut redis = Redis::lasting(&["--maxmemory-policy", "noeviction"]);
@@ -292,6 +311,7 @@ fn redis_is_full() {
         .expect_told_degraded();
 }
 
+/// FAULTS D11: the second one ends, by one line of the log, and the first goes on.
 #[test]
 fn a_second_instance_takes_an_id_that_is_taken() {
     let mut redis = Redis::lasting(&[]);
@@ -347,12 +367,14 @@ fn check_replica(is_late: bool, flags: &[&str]) -> Verdict {
     })
 }
 
+/// FAULTS D13: what was on its way to the replica, if anything, is told; nothing doubled.
 #[test]
 fn a_replica_takes_over() {
     // What was on its way to it, if anything was, is told.
     check_replica(false, &[]).expect_honest().expect_connected();
 }
 
+/// FAULTS D13: it misses a second, which a new epoch tells.
 #[test]
 fn a_replica_takes_over_that_misses_a_second() {
     let verdict = check_replica(true, &[]);
@@ -361,6 +383,8 @@ fn a_replica_takes_over_that_misses_a_second() {
 }
 
 /// What members have seen may be lost, and is told; what was acked is not.
+///
+/// FAULTS D13: with --ack-replicas 1 nothing acked is lost.
 #[test]
 fn what_a_replica_had_to_have_outlives_the_primary() {
     for is_late in [false, true] {
@@ -371,6 +395,8 @@ fn what_a_replica_had_to_have_outlives_the_primary() {
 }
 
 /// Too few replicas are a Redis that is away: nothing is acked, and all is later.
+///
+/// FAULTS D13: with --ack-replicas 1 and none there nothing is acked, and all is later.
 #[test]
 fn no_replica_is_there_for_a_while() {
     let (mut redis, way, _replica) = with_replica();
@@ -388,6 +414,8 @@ fn no_replica_is_there_for_a_while() {
 }
 
 /// A network that loses one packet of twenty, both ways.
+///
+/// FAULTS D8: one of twenty, both ways, in a network of its own.
 #[test]
 fn packets_are_lost() {
     if !all() {
@@ -423,7 +451,7 @@ fn packets_are_lost() {
             true
         };
         if !rules("-A") {
-            eprintln!("skipped: this needs iptables with its match `statistic`");
+            skip("this needs iptables with its match `statistic`");
             return;
         }
         let verdict = check_over(&mut redis, &servers, &plan, |_, _| {

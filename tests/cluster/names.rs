@@ -214,6 +214,7 @@ fn the_stream_is_trimmed_but_where_a_group_consumes() {
     late.messages("r", 1_002, 1_002);
 }
 
+/// FAULTS D11: two that begin at once: one of them goes on.
 #[test]
 fn of_two_that_begin_at_once_with_one_id_one_goes_on() {
     let redis = Redis::start(&[]);

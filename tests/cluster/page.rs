@@ -8,7 +8,7 @@ use super::browser::{Browser, Window};
 use super::instances::start_all;
 use super::proxy::Proxy;
 use super::redis::Redis;
-use super::support::eventually;
+use super::support::{eventually, skip};
 
 /// What a page has complained about; that a socket can't be opened is told by the browser itself.
 fn complaints(window: &Window<'_>) -> Vec<Value> {
@@ -23,7 +23,7 @@ fn complaints(window: &Window<'_>) -> Vec<Value> {
 #[test]
 fn three_tabs_on_three_instances_miss_nothing() {
     let Some(browser) = Browser::start() else {
-        eprintln!("skipped: this needs chromium and chromedriver");
+        skip("this needs chromium and chromedriver");
         return;
     };
     let mut redis = Redis::lasting(&[]);

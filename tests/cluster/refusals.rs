@@ -52,6 +52,7 @@ fn check_held(server: &Server, words: &[&str], heal: impl FnOnce()) {
     assert_eq!(client.publish("r", json!("after")), offset + 1);
 }
 
+/// FAULTS D12: a wrong password; it is not in the log.
 #[test]
 fn a_wrong_password() {
     let redis = Redis::start(&["--requirepass", "right"]);
@@ -68,6 +69,7 @@ fn a_wrong_password() {
     assert!(!server.log().contains("4711"), "no secret in the log");
 }
 
+/// FAULTS D12: no password.
 #[test]
 fn no_password_where_one_is_wanted() {
     let redis = Redis::start(&["--requirepass", "right"]);
@@ -81,6 +83,7 @@ fn no_password_where_one_is_wanted() {
     await_healed(&server);
 }
 
+/// FAULTS D12: no right to XADD: said once, ready, held, and stored afterwards.
 #[test]
 fn a_user_without_the_right_to_write() {
     let redis = Redis::start(&[]);
@@ -101,6 +104,7 @@ fn a_user_without_the_right_to_write() {
     });
 }
 
+/// FAULTS D12: no right at all.
 #[test]
 fn a_user_without_any_right() {
     let redis = Redis::start(&[]);
@@ -113,6 +117,7 @@ fn a_user_without_any_right() {
     await_healed(&server);
 }
 
+/// FAULTS D12: a replica.
 #[test]
 fn a_replica_from_the_start() {
     let redis = Redis::start(&[]);
@@ -124,6 +129,7 @@ fn a_replica_from_the_start() {
     await_healed(&server);
 }
 
+/// FAULTS D12: a primary that becomes one.
 #[test]
 fn a_primary_that_becomes_a_replica() {
     let redis = Redis::start(&[]);
@@ -137,6 +143,7 @@ fn a_primary_that_becomes_a_replica() {
     elsewhere.messages("r", 1, 2);
 }
 
+/// FAULTS D12: MISCONF, by a snapshot that fails and not by a full disk.
 #[test]
 fn a_disk_that_takes_nothing() {
     let redis = Redis::start(&["--save", "3600 1"]);
@@ -158,6 +165,7 @@ fn a_disk_that_takes_nothing() {
     });
 }
 
+/// FAULTS D12: no memory.
 #[test]
 fn no_memory() {
     let redis = Redis::start(&[]);
@@ -176,6 +184,8 @@ fn memory_that_throws_away_is_warned_of() {
 }
 
 /// Redis answers, but with LOADING, for longer than anything is retried at once.
+///
+/// FAULTS D12: LOADING for seconds.
 #[test]
 fn a_redis_that_loads_for_long() {
     let mut redis = Redis::lasting(&[]);
@@ -201,6 +211,8 @@ fn a_redis_that_loads_for_long() {
 }
 
 /// It has no password and speaks to its own machine only, by loopback.
+///
+/// FAULTS D12: protected mode, seen from another address.
 #[test]
 fn a_redis_in_protected_mode() {
     let Some(network) = Namespace::make() else {
@@ -221,6 +233,7 @@ fn a_redis_in_protected_mode() {
     });
 }
 
+/// FAULTS D12: NOREPLICAS.
 #[test]
 fn too_few_replicas_to_write() {
     let redis = Redis::start(&[]);
@@ -231,6 +244,7 @@ fn too_few_replicas_to_write() {
     });
 }
 
+/// FAULTS D12: no more clients.
 #[test]
 fn as_many_clients_as_redis_takes() {
     let redis = Redis::start(&[]);

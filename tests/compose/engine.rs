@@ -53,7 +53,7 @@ impl Engine {
     /// `None`, with a word about why, where there is none.
     pub(crate) fn find() -> Option<Self> {
         let skip = |why: &str| {
-            eprintln!("skipped: {why}");
+            super::support::skip(why);
             None
         };
         if !all() {

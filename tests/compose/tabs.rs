@@ -4,12 +4,13 @@
 use super::browser::{Browser, Window};
 use super::cluster::{Cluster, SERVERS};
 use super::engine::{Engine, root};
+use super::support::skip;
 
 #[test]
 fn three_tabs_on_three_instances_miss_nothing() {
     let Some(engine) = Engine::find() else { return };
     let Some(browser) = Browser::start() else {
-        eprintln!("skipped: this needs chromium and chromedriver");
+        skip("this needs chromium and chromedriver");
         return;
     };
     let mut cluster = Cluster::new(&engine, &["docker-compose.yml"], &[]);

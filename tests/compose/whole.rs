@@ -20,6 +20,8 @@ const READY: Duration = Duration::from_secs(1);
 const IMAGE_BYTES_MAX: u64 = 40_000_000;
 const URING: [&str; 3] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
 
+/// FAULTS F12, H8: all are healthy; each service is killed in turn under load, is back within 10 s,
+/// and nothing acked is lost; who runs there, and what it may do.
 #[test]
 fn what_one_command_starts() {
     let Some(engine) = Engine::find() else { return };
@@ -48,6 +50,8 @@ fn what_one_command_starts() {
 }
 
 /// The other file, with more servers than three; and a profile that has no io_uring.
+///
+/// FAULTS F12, G1: 4 servers and 3 workers, where io_uring is refused; some are killed.
 #[test]
 fn any_number_of_servers_without_io_uring() {
     let Some(engine) = Engine::find() else { return };

@@ -35,6 +35,7 @@ fn one_that_was_never_there_is_passed_over() {
     }
 }
 
+/// FAULTS F4: new connections do not wait for one that takes none.
 #[test]
 fn one_that_takes_no_connection_is_given_up_at_once() {
     // Its queue is full: what comes is not answered, as by a machine that is gone.

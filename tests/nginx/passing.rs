@@ -208,6 +208,8 @@ fn the_page_is_kept_for_a_moment() {
 }
 
 /// What nginx and an instance could read differently never gets to another route (FAULTS B12).
+///
+/// FAULTS B12: none gets to another route through nginx.
 #[test]
 fn no_request_hides_behind_another() {
     let (server, nginx) = alone(&[]);

@@ -165,6 +165,8 @@ fn expect_short(verdict: &Verdict) {
     assert!(millis < longest.as_secs_f64() * 1e3, "{verdict:?}");
 }
 
+/// FAULTS F2: one by one, under load: all is whole, each client is told when to come back and is
+/// away for less than 3 s (5 s in the quick set).
 #[test]
 fn all_instances_restart_one_by_one() {
     let mut cluster = Cluster::start(Balance::LeastConn);
@@ -185,6 +187,8 @@ fn all_instances_restart_one_by_one() {
     assert_eq!(cluster.connections().len(), 3);
 }
 
+/// FAULTS F1: its clients are back within 3 s (5 s in the quick set), nothing is lost, the others
+/// are not touched; presence is another test's.
 #[test]
 fn an_instance_is_killed() {
     let mut cluster = Cluster::start(Balance::IpHash);
@@ -209,6 +213,7 @@ fn an_instance_is_killed() {
     expect_short(&verdict);
 }
 
+/// FAULTS F5: ten reloads: nobody is disconnected, nothing is lost.
 #[test]
 fn nginx_reloads_ten_times() {
     let mut cluster = Cluster::start(Balance::IpHash);
@@ -220,6 +225,7 @@ fn nginx_reloads_ten_times() {
     verdict.expect_whole().expect_connected();
 }
 
+/// FAULTS F5: a restart: all come back within 3 s (5 s in the quick set).
 #[test]
 fn nginx_restarts() {
     let mut cluster = Cluster::start(Balance::IpHash);
@@ -231,6 +237,9 @@ fn nginx_restarts() {
 }
 
 /// It is still there for nginx, which can't know: its clients wait, and miss nothing.
+///
+/// FAULTS F4: for 2 s (20 s): nothing is lost, all is in order; nginx keeps the connections that it
+/// has there.
 #[test]
 fn an_instance_stands_still() {
     use rustix::process::Signal;

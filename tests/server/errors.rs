@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::support::{Client, Raw, Server, eventually, frame};
+use super::support::{Client, Raw, Server, eventually, frame, skip};
 
 /// Frames with the code that each must get; `ref` 7 is told back where it can be read.
 #[test]
@@ -282,7 +282,7 @@ impl Drop for SmallDisk {
 #[test]
 fn a_full_disk_is_unavailable_and_heals() {
     let Some(disk) = SmallDisk::mount("1m") else {
-        eprintln!("skipped: mounting a small tmpfs needs root");
+        skip("mounting a small tmpfs needs root");
         return;
     };
     let ballast = disk.0.path().join("ballast");

@@ -8,7 +8,7 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::support::eventually;
+use super::support::{eventually, skip};
 
 /// A network namespace, held by a process that does nothing.
 pub(crate) struct Namespace {
@@ -20,7 +20,7 @@ impl Namespace {
     pub(crate) fn make() -> Option<Self> {
         let made = Self::try_make();
         if made.is_none() {
-            eprintln!("skipped: this needs ip, unshare, and to be allowed network namespaces");
+            skip("this needs ip, unshare, and to be allowed network namespaces");
         }
         made
     }
@@ -57,12 +57,16 @@ impl Namespace {
     /// Does `work` in it. Sockets and processes made there stay there.
     pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
-            let thread = scope.spawn(|| {
+            // By its name it is known whose it is.
+            let named = thread::Builder::new();
+            let named = named.name(thread::current().name().unwrap_or_default().to_owned());
+            let work = || {
                 let namespace = File::open(self.path()).unwrap();
                 let kind = Some(LinkNameSpaceType::Network);
                 move_into_link_name_space(namespace.as_fd(), kind).unwrap();
                 work()
-            });
+            };
+            let thread = named.spawn_scoped(scope, work).unwrap();
             thread.join().unwrap_or_else(|panic| resume_unwind(panic))
         })
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use super::support::skip;
+
 /// The folder of the sources.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/web/ringcast");
 const PACKAGE_JSON: &str = include_str!("../../src/web/ringcast/package.json");
@@ -107,7 +109,7 @@ fn expect_passed(said: &str, at_least: u64) {
 #[test]
 fn the_client_keeps_its_promises_to_a_server_by_script() {
     if !has_node() {
-        return eprintln!("skipped: this needs node, 20 or later");
+        return skip("this needs node, 20 or later");
     }
     let mut node = Command::new("node");
     node.args(["--test", "--test-reporter=tap", "test/client.test.js"]);
@@ -118,7 +120,7 @@ fn the_client_keeps_its_promises_to_a_server_by_script() {
 fn the_client_keeps_its_promises_with_a_real_server() {
     let dir = match installed() {
         Ok(dir) => dir,
-        Err(why) => return eprintln!("skipped: {why}"),
+        Err(why) => return skip(&why),
     };
     let mut node = Command::new("node");
     node.args(["--test", "--test-reporter=tap", "test/server.test.js"]);
@@ -130,7 +132,7 @@ fn the_client_keeps_its_promises_with_a_real_server() {
 fn the_types_fit_their_use() {
     let dir = match installed() {
         Ok(dir) => dir,
-        Err(why) => return eprintln!("skipped: {why}"),
+        Err(why) => return skip(&why),
     };
     let mut tsc = Command::new("node");
     tsc.args(["node_modules/typescript/bin/tsc", "-p", "test"]);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::browser::{Browser, ENTER, Window};
 use super::npm;
-use super::support::{Client, Server, eventually};
+use super::support::{Client, Server, eventually, skip};
 
 const MARKUP: &str =
     "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>";
@@ -14,7 +14,7 @@ const MARKUP: &str =
 fn browser() -> Option<Browser> {
     let browser = Browser::start();
     if browser.is_none() {
-        eprintln!("skipped: this needs chromium and chromedriver");
+        skip("this needs chromium and chromedriver");
     }
     browser
 }
@@ -268,7 +268,7 @@ fn no_barrier_is_found_in_any_shape_of_the_page() {
     let Some(browser) = browser() else { return };
     let axe = match npm::package("axe-core") {
         Ok(dir) => std::fs::read_to_string(dir.join("axe.min.js")).unwrap(),
-        Err(why) => return eprintln!("skipped: {why}"),
+        Err(why) => return skip(&why),
     };
     let server = Server::start(&["--instance-id", "server-1"]);
     let (first, second) = (Window::first(&browser), Window::another(&browser));

@@ -59,6 +59,7 @@ fn check_works(server: Server) {
     server.stop();
 }
 
+/// FAULTS G2: it serves under the shipped profile, on the ring.
 #[test]
 fn the_profile_takes_no_io_uring_away() {
     let free = driver(&Server::start(&[]));
@@ -69,6 +70,7 @@ fn the_profile_takes_no_io_uring_away() {
     check_works(server);
 }
 
+/// FAULTS G1: epoll, with one warning.
 #[test]
 fn without_io_uring_it_is_epoll_and_says_so_once() {
     let server = confined(Some(URING));
@@ -84,6 +86,8 @@ fn without_io_uring_it_is_epoll_and_says_so_once() {
 
 /// What stands in the profile: deny is the default, and none of what breaks out of containers, or
 /// looks into others' memory, is let through.
+///
+/// FAULTS G2: it denies by default, and lets nothing through that breaks out of containers.
 #[test]
 fn the_profile_denies_by_default() {
     let text = std::fs::read_to_string(in_tree("seccomp.json")).unwrap();

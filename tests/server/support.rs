@@ -29,6 +29,18 @@ pub(crate) fn all() -> bool {
     std::env::var_os("RINGCAST_TEST_ALL").is_some_and(|value| value == "1")
 }
 
+/// Says that this test is skipped, and why; and to `tests/run.sh`, in the file that it names.
+#[allow(dead_code, reason = "not all tests may have to")]
+pub(crate) fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+    if let Some(path) = std::env::var_os("RINGCAST_TEST_SKIPPED") {
+        let file = std::fs::OpenOptions::new().append(true).open(path);
+        let test = thread::current().name().unwrap_or_default().to_owned();
+        let line = format!("skipped test {}::{test}\n", env!("CARGO_CRATE_NAME"));
+        file.unwrap().write_all(line.as_bytes()).unwrap();
+    }
+}
+
 /// Asks until there is an answer.
 pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();

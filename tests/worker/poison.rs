@@ -12,7 +12,7 @@ use super::workers::{
     start,
 };
 
-/// FAULTS E6, but for what is too large: entries that no table takes.
+/// Entries that no table takes, but for what is too large.
 fn poison(kind: u64) -> Vec<(&'static str, Vec<u8>)> {
     let mut fields = ours("poison", 1, "1");
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));

@@ -203,6 +203,7 @@ fn a_position_that_comes_twice_is_counted_and_told() {
     assert_eq!(worker.metric("worker_rows_repeated_total"), 0);
 }
 
+/// FAULTS D3: the worker's group is gone with the stream, and is made anew.
 #[test]
 fn a_group_that_is_gone_is_made_again() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
@@ -396,6 +397,8 @@ fn what_a_worker_needs_is_named() {
 }
 
 /// Neither is there when it starts: it waits, and works once they are.
+///
+/// FAULTS F8: the worker before Redis and PostgreSQL, not by 60 s.
 #[test]
 fn a_worker_may_start_first() {
     let (mut redis, mut postgres) = (Redis::later(), Postgres::start(&[]));
