@@ -7,6 +7,9 @@
 //! Over sockets (TCP, loopback) the sweep stands beside a bare loop of as many sends of the same
 //! bytes. Both run in turn within each sample, and what is measured is the thread's CPU time: the
 //! ratio of each pair is free of the machine's drift, and its median is printed.
+//!
+//! With deflate, what one compression costs and gains, and the sweep to members who take the room
+//! so beside the sweep to as many who take it as it is.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -17,9 +20,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringcast::hub::{Audience, ConnIndex, Hub, Member, Outlet, RoomKey, RoomLog};
+use ringcast::hub::{Audience, ConnIndex, Encode, Encoding, Hub, Member, Outlet, RoomKey, RoomLog};
 use ringcast::model::limits::SWEEP_SENDS_MAX;
-use ringcast::model::{Epoch, RoomName};
+use ringcast::model::{Epoch, Position, RoomName};
+use ringcast::net::deflate::Deflater;
+use ringcast::net::encode::{self, opcode};
+use ringcast::net::{push_compressed, push_text};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -36,6 +42,56 @@ const SOCKETS: usize = 100;
 
 fn frame() -> Vec<u8> {
     vec![b'x'; FRAME_BYTES]
+}
+
+/// A `message` frame as chat has them, around so many words.
+fn chat(words: usize) -> Vec<u8> {
+    const WORDS: [&str; 8] = [
+        "hello",
+        "the",
+        "tomorrow",
+        "what",
+        "12.50",
+        "is",
+        "restarted",
+        "ok",
+    ];
+    let text: Vec<_> = (0..words).map(|n| WORDS[n * n % 37 % 8]).collect();
+    let json = format!(
+        concat!(
+            r#"{{"type":"message","room":"lobby","offset":4711,"#,
+            r#""id":"0198f3a2-7c1d-7e2a-b001-09ab35cd7712","user_id":"Zk3xQp9aLmN0vB7c","#,
+            r#""username":"ann","payload":"{}","sent_at":"2026-11-24T18:00:00.123Z"}}"#
+        ),
+        text.join(" ")
+    );
+    let mut frame = Vec::new();
+    push_text(&mut frame, json.as_bytes());
+    frame
+}
+
+/// As the server deflates a room.
+struct Deflate(Deflater, Vec<u8>);
+
+impl std::fmt::Debug for Deflate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Deflate")
+    }
+}
+
+impl Default for Deflate {
+    fn default() -> Self {
+        Self(Deflater::new(15, false), Vec::new())
+    }
+}
+
+impl Encode for Deflate {
+    fn encode(&mut self, _: Encoding, _: Position, plain: &[u8], out: &mut Vec<u8>) {
+        let (_, payload) = encode::take_apart(plain).expect("a frame");
+        self.1.clear();
+        self.0.deflate(payload, &mut self.1);
+        push_compressed(out, opcode::TEXT, &self.1);
+    }
 }
 
 /// Takes all and only counts.
@@ -81,20 +137,24 @@ struct Fan {
 
 impl Fan {
     fn new(members: usize) -> Self {
-        let mut hub = Hub::new(LOG_BYTES_MAX);
+        Self::with(members, Encoding::Plain, frame())
+    }
+
+    fn with(members: usize, encoding: Encoding, frame: Vec<u8>) -> Self {
+        let mut hub = Hub::with_encode(LOG_BYTES_MAX, Box::new(Deflate::default()));
         let key = hub.find_or_make(&RoomName::parse("lobby").expect("a name"));
         let epoch = Epoch::new(1_700_000_000_000, 1);
         hub.begin_log(key, epoch, 1);
         for conn in 0..members {
             let room = hub.room_mut(key).expect("the room");
-            room.add(Member::new(conn as ConnIndex, 1));
+            room.add(Member::with_encoding(conn as ConnIndex, 1, encoding));
         }
         Self {
             hub,
             key,
             epoch,
             next: 1,
-            frame: frame(),
+            frame,
         }
     }
 
@@ -377,5 +437,62 @@ fn sockets(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, append, sweep, sockets);
+fn deflate(c: &mut Criterion) {
+    let mut group = c.benchmark_group("hub/deflate");
+    for words in [5, 20, 200, 5000] {
+        let (frame, mut deflate) = (chat(words), Deflate::default());
+        let mut out = Vec::new();
+        let position = Position {
+            epoch: Epoch::new(1, 1),
+            offset: 1,
+        };
+        deflate.encode(Encoding::Deflate, position, &frame, &mut out);
+        println!(
+            "{words} words: {} bytes, deflated {}",
+            frame.len(),
+            out.len()
+        );
+        group.throughput(Throughput::Bytes(frame.len() as u64));
+        group.bench_function(BenchmarkId::new("one frame", words), |b| {
+            b.iter(|| {
+                out.clear();
+                deflate.encode(Encoding::Deflate, position, black_box(&frame), &mut out);
+            });
+        });
+    }
+    group.finish();
+    let mut group = c.benchmark_group("hub/deflate, sweep of 1");
+    for members in [100, 1000] {
+        group.throughput(Throughput::Elements(members as u64));
+        for (name, encoding) in [("plain", Encoding::Plain), ("deflate", Encoding::Deflate)] {
+            let mut fan = Fan::with(members, encoding, chat(20));
+            group.bench_function(BenchmarkId::new(name, members), |b| {
+                b.iter(|| fan.turn(1, &mut Counter::default()));
+            });
+        }
+    }
+    group.finish();
+    // Over sockets, in turns: what a delivery costs either way.
+    let mut sockets = Sockets::new(SOCKETS);
+    let mut fans =
+        [Encoding::Deflate, Encoding::Plain].map(|encoding| Fan::with(SOCKETS, encoding, chat(20)));
+    let mut ratios: Vec<f64> = (0..30)
+        .map(|_| {
+            let mut spent = [Duration::ZERO; 2];
+            for _ in 0..100 {
+                for (fan, spent) in fans.iter_mut().zip(&mut spent) {
+                    *spent += cpu_time(|| fan.turn(1, &mut sockets));
+                }
+            }
+            spent[0].as_secs_f64() / spent[1].as_secs_f64()
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "deflate / plain, {SOCKETS} sockets: {:.3} (quartiles {:.3} to {:.3})\n",
+        ratios[15], ratios[7], ratios[22]
+    );
+}
+
+criterion_group!(benches, append, sweep, sockets, deflate);
 criterion_main!(benches);

@@ -4,6 +4,7 @@
 //! `on_bytes` is its only input of data; it may be given any split of the stream and says how much
 //! of it was used up. What it left, at most one frame, must be there again at the next call.
 
+use crate::inflate::Inflater;
 use crate::wire::{self, opcode};
 
 /// Bytes on their way to the server. Who fills it keeps it bounded (windows, or `is_full`).
@@ -102,6 +103,8 @@ pub(crate) trait Handler {
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     open: bool,
+    /// Whether compression is offered, and must be taken.
+    pub(crate) deflates: bool,
     fragments: Vec<u8>,
     /// The server's close code, 1005 where it gave none.
     pub(crate) close_code: Option<u16>,
@@ -123,11 +126,12 @@ impl Client {
         id: usize,
         bytes: &[u8],
         now: u64,
+        inflater: &mut Inflater,
         handler: &mut impl Handler,
     ) -> Result<usize, Ending> {
         let mut used = 0;
         if !self.open {
-            match wire::read_upgrade(bytes).map_err(Ending::Upgrade)? {
+            match wire::read_upgrade(bytes, self.deflates).map_err(Ending::Upgrade)? {
                 Some(head) => used = head,
                 None => return Ok(0),
             }
@@ -142,6 +146,16 @@ impl Client {
             used = start + head.payload_bytes;
             self.frames += 1;
             match head.opcode {
+                _ if head.deflated && !self.deflates => {
+                    return Err(Ending::Protocol("a reserved bit is set"));
+                }
+                opcode::TEXT if head.deflated && head.fin => {
+                    let text = inflater.inflate(payload).map_err(Ending::Protocol)?;
+                    handler.on_text(id, &mut self.out, text, now);
+                }
+                _ if head.deflated => {
+                    return Err(Ending::Protocol("a deflated frame that is no whole text"));
+                }
                 opcode::TEXT if head.fin => handler.on_text(id, &mut self.out, payload, now),
                 opcode::TEXT | opcode::CONTINUATION => {
                     self.on_fragment(id, head.fin, payload, now, handler)?;
@@ -230,7 +244,8 @@ mod tests {
         let (mut seen, mut client, mut tail) = (Seen::default(), Client::default(), Vec::new());
         for piece in pieces {
             tail.extend_from_slice(piece);
-            let used = client.on_bytes(0, &tail, 0, &mut seen).unwrap();
+            let inflater = &mut Inflater::default();
+            let used = client.on_bytes(0, &tail, 0, inflater, &mut seen).unwrap();
             tail.drain(..used);
         }
         assert!(tail.is_empty());

@@ -52,6 +52,9 @@ pub(crate) struct Common {
     /// Addresses to connect from, dealt out over the connections.
     #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) source_ips: Vec<IpAddr>,
+    /// Offer permessage-deflate, which the server must take.
+    #[arg(long, global = true)]
+    pub(crate) deflate: bool,
     /// Stay on this core.
     #[arg(long, global = true)]
     pub(crate) pin: Option<usize>,
@@ -94,6 +97,7 @@ impl Common {
             address,
             path,
             sources: self.source_ips.clone(),
+            deflate: self.deflate,
         })
     }
 
@@ -181,7 +185,11 @@ pub(crate) struct Fanout {
     /// The core of the bare server, the same as the server's.
     #[arg(long, default_value_t = 0)]
     pub(crate) server_core: usize,
-    /// Turns of --versus-bare.
+    /// Compare with the same members without compression, turn by turn; the server runs with
+    /// --deflate.
+    #[arg(long, requires = "pid", conflicts_with = "versus_bare")]
+    pub(crate) versus_plain: bool,
+    /// Turns of --versus-bare and --versus-plain.
     #[arg(long, default_value_t = 3)]
     pub(crate) turns: usize,
     /// Messages a send of the bare server, in place of what is observed.

@@ -17,6 +17,7 @@ mod checker;
 mod client;
 mod flags;
 mod fleet;
+mod inflate;
 mod plan;
 mod poll;
 mod publisher;

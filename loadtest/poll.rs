@@ -20,6 +20,7 @@ use rustix::time::{
 };
 
 use crate::client::{Client, Ending, Handler, Outbox};
+use crate::inflate::Inflater;
 use crate::wire;
 
 const BUFFER_BYTES: usize = 256 << 10;
@@ -37,6 +38,8 @@ pub(crate) struct Target {
     pub(crate) path: String,
     /// Dealt out over the connections, each of which keeps its own; none: the system's choice.
     pub(crate) sources: Vec<IpAddr>,
+    /// Whether compression is offered, and must be taken.
+    pub(crate) deflate: bool,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +110,7 @@ pub(crate) struct Swarm {
     connecting: usize,
     refused: Vec<usize>,
     buffer: Vec<u8>,
+    inflater: Inflater,
     events: Vec<epoll::Event>,
     start: Instant,
     /// For connections made from now on: SO_RCVBUF.
@@ -142,6 +146,7 @@ impl Swarm {
             connecting: 0,
             refused: Vec::new(),
             buffer: vec![0; BUFFER_BYTES],
+            inflater: Inflater::default(),
             events: Vec::with_capacity(EVENTS_MAX),
             start,
             receive_buffer: None,
@@ -224,8 +229,10 @@ impl Swarm {
             ..Slot::default()
         };
         slot.wants_write = true;
+        slot.client.deflates = target.deflate;
         if self.upgrade {
-            let request = wire::upgrade_request(&target.address.to_string(), &target.path);
+            let host = target.address.to_string();
+            let request = wire::upgrade_request(&host, &target.path, target.deflate);
             slot.client.out.raw(&request);
         }
         self.connecting += 1;
@@ -471,7 +478,8 @@ impl Swarm {
         self.traffic.bytes += count as u64;
         let frames = slot.client.frames;
         let bytes = &buffer[..kept + count];
-        let used = slot.client.on_bytes(id, bytes, now, handler)?;
+        let inflater = &mut self.inflater;
+        let used = slot.client.on_bytes(id, bytes, now, inflater, handler)?;
         self.traffic.frames += slot.client.frames - frames;
         slot.tail.clear();
         slot.tail.extend_from_slice(&bytes[used..]);
@@ -494,6 +502,7 @@ mod tests {
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
             path: "/".into(),
             sources: Vec::new(),
+            deflate: false,
         };
         let mut swarm = Swarm::new(vec![target], Instant::now()).unwrap();
         let mut fleet = Fleet::new(Plan::default());

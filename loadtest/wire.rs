@@ -43,6 +43,8 @@ pub(crate) mod opcode {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) fin: bool,
+    /// RFC 7692: the message is deflated.
+    pub(crate) deflated: bool,
     pub(crate) opcode: u8,
     pub(crate) head_bytes: usize,
     pub(crate) payload_bytes: usize,
@@ -53,7 +55,7 @@ pub(crate) fn read_head(bytes: &[u8]) -> Result<Option<Head>, &'static str> {
     let &[first, second, ..] = bytes else {
         return Ok(None);
     };
-    if first & 0x70 != 0 {
+    if first & 0x30 != 0 {
         return Err("a reserved bit is set");
     }
     if second & 0x80 != 0 {
@@ -76,6 +78,7 @@ pub(crate) fn read_head(bytes: &[u8]) -> Result<Option<Head>, &'static str> {
     let payload_bytes = payload_bytes as usize;
     Ok(Some(Head {
         fin: first & 0x80 != 0,
+        deflated: first & 0x40 != 0,
         opcode: first & 0x0f,
         head_bytes,
         payload_bytes,
@@ -300,18 +303,23 @@ impl Frame<'_> {
     }
 }
 
-/// The bytes that open a WebSocket at `path`.
-pub(crate) fn upgrade_request(host: &str, path: &str) -> Vec<u8> {
+/// The bytes that open a WebSocket at `path`; `deflate`: compression is offered.
+pub(crate) fn upgrade_request(host: &str, path: &str, deflate: bool) -> Vec<u8> {
+    let offer = match deflate {
+        true => "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n",
+        false => "",
+    };
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{offer}\
          Sec-WebSocket-Protocol: ringcast.v1\r\n\r\n"
     )
     .into_bytes()
 }
 
 /// Reads the answer to [`upgrade_request`]: how many bytes it took, `None`: more are needed.
-pub(crate) fn read_upgrade(bytes: &[u8]) -> Result<Option<usize>, String> {
+/// With `deflate` the offer must have been taken.
+pub(crate) fn read_upgrade(bytes: &[u8], deflate: bool) -> Result<Option<usize>, String> {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         return if bytes.len() > 16 << 10 {
             Err("endless HTTP head".into())
@@ -333,6 +341,9 @@ pub(crate) fn read_upgrade(bytes: &[u8]) -> Result<Option<usize>, String> {
         .any(|(name, value)| {
             name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim() == ACCEPT
         });
+    if deflate && !head.contains("permessage-deflate; server_no_context_takeover") {
+        return Err("compression was declined (the server needs --deflate)".into());
+    }
     if accepted {
         Ok(Some(end + 4))
     } else {
@@ -457,7 +468,8 @@ mod tests {
             }
         }
         assert!(read_head(&[0x81, 0x80]).is_err());
-        assert!(read_head(&[0xc1, 0]).is_err());
+        assert!(read_head(&[0xa1, 0]).is_err());
+        assert!(read_head(&[0xc1, 0]).unwrap().unwrap().deflated);
         assert!(read_head(&[0x81, 127, 1, 0, 0, 0, 0, 0, 0, 0]).is_err());
     }
 
@@ -491,9 +503,17 @@ mod tests {
     #[test]
     fn upgrade_answers() {
         let good = format!("HTTP/1.1 101 S\r\nsec-websocket-accept: {ACCEPT}\r\n\r\nrest");
-        assert_eq!(read_upgrade(good.as_bytes()), Ok(Some(good.len() - 4)));
-        assert_eq!(read_upgrade(&good.as_bytes()[..20]), Ok(None));
-        assert!(read_upgrade(b"HTTP/1.1 503 Busy\r\n\r\n").is_err());
-        assert!(read_upgrade(b"HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n").is_err());
+        assert_eq!(
+            read_upgrade(good.as_bytes(), false),
+            Ok(Some(good.len() - 4))
+        );
+        assert_eq!(read_upgrade(&good.as_bytes()[..20], false), Ok(None));
+        assert!(read_upgrade(b"HTTP/1.1 503 Busy\r\n\r\n", false).is_err());
+        let wrong = b"HTTP/1.1 101 S\r\nSec-WebSocket-Accept: x\r\n\r\n";
+        assert!(read_upgrade(wrong, false).is_err());
+        assert!(
+            read_upgrade(good.as_bytes(), true).is_err(),
+            "not declined in silence"
+        );
     }
 }

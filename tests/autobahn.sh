@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The Autobahn test suite against `ringcast serve --echo`.
+# The Autobahn test suite against `ringcast serve --echo --deflate`.
 #
 #   tests/autobahn.sh HARNESS SERVER
 #
 # HARNESS is the script that runs wstest against a URL, SERVER the binary. Once without a cap on
 # fragments, where every case must pass; once as it is by default, where cases beyond the cap must
 # be closed with 1008 (tests/autobahn.py judges); and once without a cap through nginx with the
-# shipped configuration, where every case must end as it does without nginx. Compression is not in
-# this build: 12.* and 13.* are left out.
+# shipped configuration, where every case must end as it does without nginx. Compression (12.* and
+# 13.*) is required in all of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 harness=$1 server=$2
@@ -42,7 +42,7 @@ run() {
   local name=$1 cap=$2 port front
   shift 2
   port=$(port)
-  "$server" serve --port "$port" --echo --store memory --data-dir "$work/$name" "$@" \
+  "$server" serve --port "$port" --echo --deflate --store memory --data-dir "$work/$name" "$@" \
     >"$work/$name.log" 2>&1 &
   pids="$pids $!"
   await "$name" "$port" || return 1
@@ -56,7 +56,7 @@ run() {
   fi
   # The harness's own verdict knows no cap: only the report counts, and 2 (nothing proven).
   local code=0
-  "$harness" "ws://127.0.0.1:$port/echo" "ringcast-$name" --no-deflate --out "$work/$name.report" \
+  "$harness" "ws://127.0.0.1:$port/echo" "ringcast-$name" --require-deflate --out "$work/$name.report" \
     || code=$?
   stop
   [ "$code" -le 1 ] || return "$code"

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use proptest::prelude::*;
 use ringcast::model::ErrorCode;
+use ringcast::net::deflate::{Inflater, Terms, negotiate};
 use ringcast::net::{Body, Decoder, DecoderLimits, head, upgrade};
 use ringcast::protocol::{Command, command, storable};
 use ringcast::resp::{Input, Kind, Login, Session};
@@ -110,14 +111,15 @@ fn fuzz(target: &str, check: impl Fn(&mut Rng, &[u8])) {
     println!("{target}: {round} rounds");
 }
 
-/// What the decoder makes of `bytes` shown in pieces that end at `ends`, as text to compare.
-fn decode(bytes: &[u8], ends: &[usize]) -> Vec<String> {
+/// What the decoder makes of `bytes` shown in pieces that end at `ends`, as text to compare;
+/// `inflates`: where compression was agreed on.
+fn decode(bytes: &[u8], ends: &[usize], inflates: bool) -> Vec<String> {
     let limits = DecoderLimits {
         message_bytes_max: 1000,
         fragments_max: 20,
         binary_taken: true,
     };
-    let mut decoder = Decoder::new();
+    let (mut decoder, mut inflater) = (Decoder::new(), Inflater::new(false));
     let mut told = Vec::new();
     let mut start = 0;
     for &end in ends.iter().chain([&bytes.len()]) {
@@ -125,7 +127,11 @@ fn decode(bytes: &[u8], ends: &[usize]) -> Vec<String> {
         start = end;
         let mut at = 0;
         loop {
-            match decoder.next(&limits, &mut piece, &mut at) {
+            let next = match inflates {
+                false => decoder.next(&limits, &mut piece, &mut at),
+                true => decoder.next_inflating(&limits, &mut inflater, &mut piece, &mut at),
+            };
+            match next {
                 Ok(Some(message)) => told.push(format!("{message:?}")),
                 Ok(None) => break,
                 Err(violation) => {
@@ -135,6 +141,7 @@ fn decode(bytes: &[u8], ends: &[usize]) -> Vec<String> {
             }
         }
         assert_eq!(at, piece.len());
+        assert!(inflater.buffered_bytes() <= limits.message_bytes_max + 1);
         assert!(
             decoder.buffered_bytes() < 3000,
             "{} bytes held",
@@ -149,14 +156,16 @@ fn decode(bytes: &[u8], ends: &[usize]) -> Vec<String> {
 #[test]
 fn frames() {
     fuzz("frames", |rng, bytes| {
-        let whole = decode(bytes, &[]);
-        let mut ends: Vec<usize> = (0..rng.usize(0..6))
-            .map(|_| rng.usize(0..=bytes.len()))
-            .collect();
-        ends.sort_unstable();
-        assert_eq!(decode(bytes, &ends), whole, "cut at {ends:?}");
-        let every: Vec<usize> = (0..bytes.len()).collect();
-        assert_eq!(decode(bytes, &every), whole, "cut everywhere");
+        for inflates in [false, true] {
+            let whole = decode(bytes, &[], inflates);
+            let mut ends: Vec<usize> = (0..rng.usize(0..6))
+                .map(|_| rng.usize(0..=bytes.len()))
+                .collect();
+            ends.sort_unstable();
+            assert_eq!(decode(bytes, &ends, inflates), whole, "cut at {ends:?}");
+            let every: Vec<usize> = (0..bytes.len()).collect();
+            assert_eq!(decode(bytes, &every, inflates), whole, "cut everywhere");
+        }
     });
 }
 
@@ -179,6 +188,16 @@ fn heads() {
         let line = bytes.iter().position(|&b| b == b'\n').unwrap() + 1;
         let (size, fields) = HeaderMap::try_parse(&bytes[line..used]).unwrap().unwrap();
         assert_eq!((size, fields.len()), (used - line, head.fields().count()));
+        if let Ok(Some(agreed)) = negotiate(&head, Terms::Own) {
+            let bits = 8..=15;
+            assert!(bits.contains(&agreed.server_bits));
+            assert!(
+                agreed
+                    .client_bits
+                    .is_none_or(|client| bits.contains(&client))
+            );
+            assert!(agreed.answer().starts_with("permessage-deflate"));
+        }
         if let Ok(answer) = upgrade::accept(&head, &bytes[used..], Some(upgrade::SUBPROTOCOL)) {
             assert!(answer.starts_with(b"HTTP/1.1 101 ") && answer.ends_with(b"\r\n\r\n"));
             assert_eq!(

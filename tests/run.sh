@@ -168,6 +168,12 @@ if [ "$all" = 1 ]; then
       env RINGCAST_FUZZ_SECONDS=20 RINGCAST_FUZZ_FRAMES=10000000 cargo test --release --test fuzz
   fi
   suite "2,000 clients behind nginx" cargo test --release --test nginx rolling::
+  # A client that others use, from its sources.
+  websocat=${CARGO_TARGET_DIR:-target}/websocat
+  command -v websocat >/dev/null || [ -e "$websocat/bin/websocat" ] ||
+    cargo install websocat --version 1.14.1 --locked --root "$websocat" ||
+    echo "== websocat can't be had: its test will be skipped"
+  suite "websocat" cargo test --test server stock::websocat
   harness=../shared/autobahn/run.sh
   if [ -x "$harness" ]; then
     server=${CARGO_TARGET_DIR:-target}/release/ringcast

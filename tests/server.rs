@@ -16,6 +16,8 @@ mod browser;
 mod churn;
 #[path = "server/crash.rs"]
 mod crash;
+#[path = "server/deflate.rs"]
+mod deflate;
 #[path = "server/drain.rs"]
 mod drain;
 #[path = "server/errors.rs"]
@@ -52,6 +54,8 @@ mod protocol;
 mod resume;
 #[path = "server/slow.rs"]
 mod slow;
+#[path = "server/stock.rs"]
+mod stock;
 #[path = "server/support.rs"]
 mod support;
 #[path = "server/valgrind.rs"]

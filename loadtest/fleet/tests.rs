@@ -4,6 +4,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::*;
 use crate::client::Client;
+use crate::inflate::Inflater;
 use crate::wire::{ACCEPT, opcode, write_server_frame};
 
 /// The generator must not be the bottleneck. To measure:
@@ -23,7 +24,10 @@ fn frames_are_checked_fast() {
     let (mut fleet, mut client) = (Fleet::new(plan), Client::default());
     fleet.measured = 0..u64::MAX;
     let head = format!("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
-    client.on_bytes(0, head.as_bytes(), 0, &mut fleet).unwrap();
+    let mut inflater = Inflater::default();
+    client
+        .on_bytes(0, head.as_bytes(), 0, &mut inflater, &mut fleet)
+        .unwrap();
     fleet.checker.on_joined(0, "e", 0, None, None);
     let cpu = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
@@ -55,7 +59,9 @@ fn frames_are_checked_fast() {
             write_server_frame(&mut bytes, opcode::TEXT, &text);
         }
         let start = cpu();
-        client.on_bytes(0, &bytes, 1000, &mut fleet).unwrap();
+        client
+            .on_bytes(0, &bytes, 1000, &mut inflater, &mut fleet)
+            .unwrap();
         nanos += cpu() - start;
     }
     assert!(

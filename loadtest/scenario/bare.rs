@@ -359,6 +359,7 @@ impl<'a> Bare<'a> {
             address,
             path: "/".into(),
             sources: Vec::new(),
+            deflate: false,
         };
         let mut fleet = Fleet::new(Plan {
             rooms: like.rooms[..1].to_vec(),

@@ -151,7 +151,7 @@ fn drive(
                 closing: false,
             };
             if rounds.cut == Some(Stage::Head) {
-                let head = wire::upgrade_request("loadtest", "/ws");
+                let head = wire::upgrade_request("loadtest", "/ws", false);
                 swarm.outbox(id).raw(&head[..head.len() / 2]);
                 rounds.cuts.push(id);
             }

@@ -25,6 +25,9 @@ pub(crate) fn run(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<Repor
     if fanout.versus_bare {
         return versus_bare(common, fanout, stop);
     }
+    if fanout.versus_plain {
+        return versus_plain(common, fanout, stop);
+    }
     let mut world = bring_up(common, fanout, stop)?;
     measure(&mut world, fanout).map(|(report, _)| report)
 }
@@ -199,6 +202,58 @@ fn versus_bare(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<Report, 
     report.push("versus_cpu_per_delivery", list(&ratios));
     report.push_some("versus_ours_median", median(&ours).map(f64::round));
     report.push_some("versus_bare_median", median(&bare_rates).map(f64::round));
+    let ratio = median(&ratios).map(round);
+    report.push_some("versus_cpu_per_delivery_median", ratio);
+    Ok(report)
+}
+
+/// A, B, A, B, …: members who take their room deflated, then as many who take it as it is. All
+/// keep their connections to the one server throughout.
+fn versus_plain(common: &Common, fanout: &Fanout, stop: &Stop) -> Result<Report, String> {
+    let with = |deflate| Common {
+        deflate,
+        ..common.clone()
+    };
+    let (deflated, plain) = (with(true), with(false));
+    let mut worlds = [&deflated, &plain].map(|common| bring_up(common, fanout, stop));
+    let [Ok(deflated), Ok(plain)] = &mut worlds else {
+        let failed = worlds.into_iter().find_map(Result::err);
+        return Err(failed.unwrap_or_default());
+    };
+    let mut rates = [const { Vec::new() }; 2];
+    let mut ratios = Vec::new();
+    let mut last = None;
+    for turn in 0..fanout.turns.max(1) {
+        let mut shown = Vec::new();
+        for (world, rates) in [&mut *deflated, &mut *plain].into_iter().zip(&mut rates) {
+            let (mut report, shape) = measure(world, fanout)?;
+            if stop.is_set() || !report.is_proven() {
+                report.note("this turn ended the comparison");
+                return Ok(report);
+            }
+            let rate = shape
+                .deliveries_per_cpu_second
+                .ok_or("no CPU seconds were read: is --pid the server's?")?;
+            rates.push(rate);
+            shown.push((rate, shape.frame_bytes, shape.batch.0));
+            last.get_or_insert(report);
+        }
+        let [(ours, small, batch), (theirs, large, plain_batch)] = shown[..] else {
+            continue;
+        };
+        ratios.push(theirs / ours);
+        eprintln!(
+            "turn {turn}: deflated {ours:.0} deliveries per server-CPU-second, {small:.0} bytes, \
+             {batch:.1} a send; plain {theirs:.0}, {large:.0} bytes, {plain_batch:.1} a send: \
+             {:.3} of its CPU a delivery",
+            theirs / ours,
+        );
+    }
+    let mut report = last.ok_or("no turn")?;
+    let list = |values: &[f64]| values.iter().map(|v| round(*v)).collect::<Vec<_>>();
+    report.push("versus_deflated", list(&rates[0]));
+    report.push("versus_plain", list(&rates[1]));
+    report.push("versus_cpu_per_delivery", list(&ratios));
     let ratio = median(&ratios).map(round);
     report.push_some("versus_cpu_per_delivery_median", ratio);
     Ok(report)

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use serde_json::json;
 
 use super::front::{Balance, Nginx, connect_from};
-use super::support::{Answer, Client, Server, eventually, upgrade_head};
+use super::support::{Answer, Client, Raw, Server, eventually, frame, upgrade_head};
 
 fn alone(flags: &[&str]) -> (Server, Nginx) {
     let server = Server::start(&[&["--store", "memory"], flags].concat());
@@ -36,6 +36,32 @@ fn messages_pass_both_ways() {
     }
     assert_eq!(other.messages("r", 1, 20), one.messages("r", 1, 20));
     assert_eq!(one.close(), 1000);
+}
+
+#[test]
+fn compression_passes_both_ways() {
+    let (_server, nginx) = alone(&["--deflate"]);
+    let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+    let head = upgrade_head("/ws").replace("\r\n\r\n", offer);
+    let (mut raw, answer) = Raw::over_with(super::support::connect(nginx.port), &head);
+    let answer = answer.to_ascii_lowercase();
+    assert!(
+        answer.contains("\r\nsec-websocket-extensions: permessage-deflate; server_no_context"),
+        "{answer}"
+    );
+    assert!(raw.frame().is_some(), "welcome");
+    raw.send(&frame(0x81, br#"{"type":"join","room":"r"}"#));
+    assert!(raw.frame().is_some(), "joined");
+    // Deflated by hand: a stored block, and a sender's empty one (RFC 7692, 7.2.3.3).
+    let long = "the same words ".repeat(200);
+    let publish = json!({"type":"publish","room":"r","payload":long}).to_string();
+    let len = (publish.len() as u16).to_le_bytes();
+    let not = (!(publish.len() as u16)).to_le_bytes();
+    let stored = [&[0][..], &len, &not, publish.as_bytes(), &[0]].concat();
+    raw.send(&frame(0xc1, &stored));
+    let (first, payload) = raw.frame_and_bits().unwrap();
+    assert_eq!(first, 0xc1);
+    assert!(payload.len() < long.len() / 5, "{} bytes", payload.len());
 }
 
 #[test]

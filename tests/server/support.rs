@@ -612,16 +612,21 @@ impl Raw {
     }
 
     pub(crate) fn over(socket: TcpStream, path: &str) -> Self {
+        Self::over_with(socket, &upgrade_head(path)).0
+    }
+
+    /// The same by that head; and the head of the answer.
+    pub(crate) fn over_with(socket: TcpStream, head: &str) -> (Self, String) {
         let mut raw = Self {
             socket,
             bytes: Vec::new(),
         };
-        raw.send(upgrade_head(path).as_bytes());
+        raw.send(head.as_bytes());
         loop {
             if let Some(at) = raw.bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-                assert!(raw.bytes.starts_with(b"HTTP/1.1 101 "), "{path}");
-                raw.bytes.drain(..at + 4);
-                return raw;
+                assert!(raw.bytes.starts_with(b"HTTP/1.1 101 "), "{head}");
+                let answer = raw.bytes.drain(..at + 4).collect();
+                return (raw, String::from_utf8(answer).unwrap());
             }
             assert!(raw.read_more(), "no answer to the upgrade");
         }
@@ -647,10 +652,17 @@ impl Raw {
 
     /// The next frame: its opcode and payload. `None`: the connection has ended.
     pub(crate) fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let (first, payload) = self.frame_and_bits()?;
+        assert_eq!(first & 0x70, 0, "no reserved bits");
+        Some((first & 0x0f, payload))
+    }
+
+    /// The same with the reserved bits: the frame's first byte.
+    pub(crate) fn frame_and_bits(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
-            if let Some((opcode, payload, len)) = parse(&self.bytes) {
+            if let Some((first, payload, len)) = parse(&self.bytes) {
                 self.bytes.drain(..len);
-                return Some((opcode, payload));
+                return Some((first, payload));
             }
             if !self.read_more() {
                 return None;
@@ -660,8 +672,8 @@ impl Raw {
 
     /// The code of the close that comes next but for other frames; `None`: it ends without one.
     pub(crate) fn close_code(&mut self) -> Option<u16> {
-        while let Some((opcode, payload)) = self.frame() {
-            if opcode == 8 {
+        while let Some((first, payload)) = self.frame_and_bits() {
+            if first == 0x88 {
                 let code = payload
                     .first_chunk()
                     .map_or(1005, |b| u16::from_be_bytes(*b));
@@ -672,10 +684,10 @@ impl Raw {
     }
 }
 
-/// A server's frame: not masked, whole, never with reserved bits.
+/// A server's frame: not masked, whole; its first byte, its payload, and how long it is.
 fn parse(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    assert_eq!(first & 0xf0, 0x80, "one frame a message, no reserved bits");
+    assert_eq!(first & 0x80, 0x80, "one frame a message");
     assert_eq!(second & 0x80, 0, "a server masks nothing");
     let (at, len) = match second {
         126 => (
@@ -689,7 +701,7 @@ fn parse(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
         len => (2, usize::from(len)),
     };
     let payload = bytes.get(at..at + len)?.to_vec();
-    Some((first & 0x0f, payload, at + len))
+    Some((first, payload, at + len))
 }
 
 /// A client's frame: `first` is FIN, reserved bits and opcode.
