@@ -129,6 +129,13 @@
 //!   made of its entry's: it was acked.
 //! - **Retrying a dead entry** stores it there and then, and does not add it to the stream again,
 //!   where it would stand at a place that its number contradicts.
+//! - **What is not read to its end ends the connection**: a request whose body is refused is
+//!   answered and its connection closed, rather than drained; what stands behind it is never read
+//!   as a request.
+//! - **Chunks are read strictly** (no extensions, no trailer), as heads are: what nobody sends and
+//!   two parsers read differently is refused.
+//! - **Connections in `GET …/members`** are known of this instance's users only; a user's on
+//!   another instance count as one, since instances tell each other users.
 //! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 
 pub mod access;

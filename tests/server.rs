@@ -10,6 +10,8 @@
     reason = "a harness: what fails here is to end the test"
 )]
 
+#[path = "server/api.rs"]
+mod api;
 #[path = "server/browser.rs"]
 mod browser;
 #[path = "server/churn.rs"]
@@ -28,6 +30,8 @@ mod frames;
 mod half_open;
 #[path = "server/history.rs"]
 mod history;
+#[path = "server/hostile.rs"]
+mod hostile;
 #[path = "server/http.rs"]
 mod http;
 #[path = "server/ids.rs"]
@@ -38,6 +42,8 @@ mod limits;
 mod namespace;
 #[path = "server/npm.rs"]
 mod npm;
+#[path = "server/openapi.rs"]
+mod openapi;
 #[path = "server/order.rs"]
 mod order;
 #[path = "server/page.rs"]

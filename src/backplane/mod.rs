@@ -189,8 +189,8 @@ pub struct Preview {
     pub sent_at: Timestamp,
 }
 
-/// Users of a room, with their names.
-pub type Users<'a> = Box<dyn Iterator<Item = (&'a Name, Option<&'a Name>)> + 'a>;
+/// Users of a room: their names, and on how many instances they are.
+pub type Users<'a> = Box<dyn Iterator<Item = (&'a Name, Option<&'a Name>, u32)> + 'a>;
 
 /// What time it is, and chance.
 pub struct Moment<'a> {
@@ -330,11 +330,27 @@ impl<T: Origin> Backplane<T> {
         }
     }
 
-    /// The users that a room has on other instances, with their names.
+    /// The users that a room has on other instances, with their names, and on how many they are.
     pub fn users_elsewhere<'a>(&'a self, room: &'a RoomName) -> Users<'a> {
         match self {
             Self::Embedded(_) => Box::new(std::iter::empty()),
             Self::Redis(partition) => partition.users_elsewhere(room),
+        }
+    }
+
+    /// The epoch of what was stored last, as far as that is known for all rooms at once.
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Redis(partition) => partition.epoch(),
+        }
+    }
+
+    /// On how many other instances a user is in a room.
+    pub fn instances_of(&self, room: &RoomName, user_id: &Name) -> u32 {
+        match self {
+            Self::Embedded(_) => 0,
+            Self::Redis(partition) => partition.instances_of(room, user_id),
         }
     }
 

@@ -54,6 +54,15 @@ pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
 pub const NO_PROGRESS_MS: u64 = 10_000;
 /// How long a connection that was told to close may take to do so, in ms.
 pub const CLOSING_MS: u64 = 2_000;
+/// How long a connection may wait for its next HTTP request, in ms.
+pub const KEEP_ALIVE_MS: u64 = 15_000;
+/// How long the body of a request may take, in ms.
+pub const BODY_MS: u64 = 30_000;
+/// Within how long a publish over HTTP is answered, in ms, if only by `unavailable` (PROTOCOL 2).
+pub const PUBLISH_ANSWER_MS: u64 = 5_000;
+/// Bytes of requests that wait behind the one that is worked on, beyond which a connection is not
+/// read; one read may go beyond it.
+pub const PIPELINE_BYTES_MAX: usize = HEAD_BYTES_MAX;
 /// Ticks in which all connections are looked at once: what is due is done within a second, also
 /// when the ticks come late.
 pub const TICKS_A_ROUND: usize = 8;

@@ -11,10 +11,12 @@
 //! | [`deflate`] | permessage-deflate (RFC 7692): offers, and both directions |
 //! | [`mask`], [`utf8`] | unmasking; text that comes in pieces |
 //! | [`head`], [`target`] | HTTP request heads (RFC 9112); paths and queries |
+//! | [`body`] | what follows a head |
 //! | [`upgrade`], [`origin`] | the answer to an upgrade; who may ask for one |
 //! | [`forwarded`] | whose request it is where proxies stand before us |
 //! | [`response`] | small HTTP answers |
 
+pub mod body;
 pub mod deflate;
 pub mod encode;
 pub mod forwarded;
@@ -28,8 +30,10 @@ pub mod target;
 pub mod upgrade;
 pub mod utf8;
 
+pub use body::BodyReader;
 pub use encode::{begin_text, end_text, push_close, push_compressed, push_frame, push_text};
 pub use forwarded::{Networks, client_address, is_passed_on};
 pub use frame::{Decoder, DecoderLimits, Message, Violation};
 pub use head::{Body, Head, HeadError};
-pub use origin::{Origin, OriginPolicy, origin_allowed};
+pub use origin::{Origin, OriginPolicy, origin_allowed, shared_with};
+pub use response::{Delivery, Response};

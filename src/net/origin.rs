@@ -1,7 +1,8 @@
 //! Who may open a WebSocket from a browser (RFC 6455, 10.2; RFC 6454, 7).
 //!
 //! Browsers send cookies and network position along with a page of anybody's, and tell by the
-//! `Origin` header whose page it is. Other clients send none, and are not held back by this.
+//! `Origin` header whose page it is. Other clients send none, and are not held back by this. Who
+//! may connect may also read the answers to its requests (CORS; Fetch, 3.2).
 //!
 //! ```text
 //!   scheme "://" host [ ":" port ]      no userinfo, no path; `null` for pages without an origin
@@ -132,6 +133,17 @@ pub fn origin_allowed(head: &Head<'_>, allowed: &OriginPolicy) -> bool {
     }
 }
 
+/// To whose pages an answer may be shown: the value of `Access-Control-Allow-Origin` (Fetch, 3.2),
+/// if it may be shown to pages of other hosts at all.
+pub fn shared_with<'a>(head: &Head<'a>, allowed: &OriginPolicy) -> Option<&'a str> {
+    let origin = head.header("origin")?;
+    match allowed {
+        OriginPolicy::SameHost => None,
+        OriginPolicy::Any => Some("*"),
+        OriginPolicy::List(_) => Some(origin).filter(|_| origin_allowed(head, allowed)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +213,31 @@ mod tests {
         check(&policy, "http://chat.example:8080.evil.test", false);
         check(&policy, "null", false);
         check(&OriginPolicy::Any, "null", true);
+    }
+
+    #[test]
+    fn answers_are_shared_with_whom_they_may() {
+        let list = OriginPolicy::parse("https://good.example").unwrap();
+        for (policy, origin, shared) in [
+            (
+                &list,
+                "Origin: https://good.example\r\n",
+                Some("https://good.example"),
+            ),
+            (&list, "Origin: https://evil.example\r\n", None),
+            (&list, "Origin: null\r\n", None),
+            (&list, "", None),
+            (
+                &OriginPolicy::Any,
+                "Origin: https://evil.example\r\n",
+                Some("*"),
+            ),
+            (&OriginPolicy::SameHost, "Origin: http://a\r\n", None),
+        ] {
+            let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{origin}\r\n");
+            let (head, _) = head::parse(text.as_bytes()).unwrap().unwrap();
+            assert_eq!(shared_with(&head, policy), shared, "{policy:?} {origin:?}");
+        }
     }
 
     #[test]

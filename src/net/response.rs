@@ -1,6 +1,11 @@
-//! Small HTTP answers (RFC 9112, 4), whole in memory; the connection closes behind each.
+//! Small HTTP answers (RFC 9112, 4), whole in memory.
 //!
-//! Nothing is streamed here: server-sent events write their own head.
+//! An answer says what it is; how it goes out is said when it is written ([`Delivery`]): to HEAD
+//! without its body, and with or without the connection ending behind it. Nothing is streamed
+//! here: server-sent events write their own head.
+//!
+//! Invariant: what is written ends where its Content-Length says, or has no body by its status
+//! (RFC 9112, 6.3), so that another answer may follow.
 
 use serde_json::json;
 
@@ -11,47 +16,111 @@ pub const JSON: &str = "application/json";
 /// The media type of plain text.
 pub const TEXT: &str = "text/plain; charset=utf-8";
 
-/// An answer's bytes. `headers` are further ones, as name and value, without line ends.
-pub fn build(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut head = format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\
-         Connection: close\r\n",
-        reason(status),
-        body.len(),
-    );
-    push_headers(&mut head, headers);
-    let mut answer = head.into_bytes();
-    answer.extend_from_slice(body);
-    answer
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    status: u16,
+    /// Field lines of the content; none: nothing is said of one.
+    content: Option<(String, Vec<u8>)>,
+    /// Further field lines.
+    headers: String,
 }
 
-/// That what the client has is still good (RFC 9110, 15.4.5): no body, and nothing said of one.
-pub fn not_modified(headers: &[(&str, &str)]) -> Vec<u8> {
-    let mut head = "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n".to_owned();
-    push_headers(&mut head, headers);
-    head.into_bytes()
+/// How an answer goes out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// The connection ends behind it.
+    pub closes: bool,
+    /// It answers HEAD: all is said of the body, and none is sent (RFC 9110, 9.3.2).
+    pub is_head: bool,
 }
 
-/// Further headers, and the empty line that ends a head.
-fn push_headers(head: &mut String, headers: &[(&str, &str)]) {
-    for (name, value) in headers {
+impl Response {
+    /// Its status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
         assert!(
             !name.contains(['\r', '\n', ':']) && !value.contains(['\r', '\n']),
             "a header must not smuggle another: {name}"
         );
-        head.extend([name, ": ", value, "\r\n"]);
+        self.headers.extend([name, ": ", value, "\r\n"]);
+        self
     }
-    head.push_str("\r\n");
+
+    /// Appends its bytes.
+    pub fn write(&self, out: &mut Vec<u8>, delivery: Delivery) {
+        let status = self.status;
+        let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
+        if let Some((lines, _)) = &self.content {
+            head.push_str(lines);
+        }
+        if delivery.closes {
+            head.push_str("Connection: close\r\n");
+        }
+        head.push_str(&self.headers);
+        head.push_str("\r\n");
+        out.extend_from_slice(head.as_bytes());
+        if let Some((_, body)) = &self.content
+            && !delivery.is_head
+        {
+            out.extend_from_slice(body);
+        }
+    }
+
+    /// Its bytes, as the last answer of a connection.
+    pub fn last(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let delivery = Delivery {
+            closes: true,
+            is_head: false,
+        };
+        self.write(&mut bytes, delivery);
+        bytes
+    }
+}
+
+/// An answer with a body. `headers` are further ones, as name and value, without line ends.
+pub fn build(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    let length = body.len();
+    let lines = format!("Content-Type: {content_type}\r\nContent-Length: {length}\r\n");
+    let response = Response {
+        status,
+        content: Some((lines, body.to_vec())),
+        headers: String::new(),
+    };
+    with_all(response, headers)
+}
+
+/// An answer of a status that has no body: 204, or 304 (what the client has is still good; RFC
+/// 9110, 15.4.5).
+pub fn without_body(status: u16, headers: &[(&str, &str)]) -> Response {
+    assert!(matches!(status, 204 | 304), "{status} has a body");
+    let response = Response {
+        status,
+        content: None,
+        headers: String::new(),
+    };
+    with_all(response, headers)
+}
+
+fn with_all(response: Response, headers: &[(&str, &str)]) -> Response {
+    let with = |response: Response, (name, value): &(&str, &str)| response.with(name, value);
+    headers.iter().fold(response, with)
 }
 
 /// An error: `{"error":{"code":…,"message":…}}` (PROTOCOL 2).
-pub fn error(status: u16, code: &str, message: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+pub fn error(status: u16, code: &str, message: &str, headers: &[(&str, &str)]) -> Response {
     let body = json!({"error": {"code": code, "message": message}}).to_string();
     build(status, JSON, headers, body.as_bytes())
 }
 
 /// The answer to a request that could not be read, or is no upgrade.
-pub fn refuse(refusal: &HeadError) -> Vec<u8> {
+pub fn refuse(refusal: &HeadError) -> Response {
     let code = match refusal.status {
         413 | 414 | 431 => "too_large",
         401 => "unauthorized",
@@ -102,11 +171,18 @@ fn reason(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
+    fn text(response: &Response, delivery: Delivery) -> String {
+        let mut bytes = Vec::new();
+        response.write(&mut bytes, delivery);
+        String::from_utf8(bytes).unwrap()
+    }
+
     #[test]
     fn an_error_s_bytes() {
         let answer = error(503, "unavailable", "say \"again\"", &[("Retry-After", "1")]);
+        assert_eq!(answer.status(), 503);
         assert_eq!(
-            String::from_utf8(answer).unwrap(),
+            String::from_utf8(answer.last()).unwrap(),
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
              Content-Length: 58\r\nConnection: close\r\nRetry-After: 1\r\n\r\n\
              {\"error\":{\"code\":\"unavailable\",\"message\":\"say \\\"again\\\"\"}}"
@@ -114,11 +190,26 @@ mod tests {
     }
 
     #[test]
+    fn how_it_goes_out_is_said_when_it_is_written() {
+        let answer = build(200, TEXT, &[("A", "b")], b"body").with("C", "d");
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                    Content-Length: 4\r\n";
+        for (closes, is_head) in [(false, false), (true, false), (false, true), (true, true)] {
+            let close = ["", "Connection: close\r\n"][usize::from(closes)];
+            let body = ["body", ""][usize::from(is_head)];
+            assert_eq!(
+                text(&answer, Delivery { closes, is_head }),
+                format!("{head}{close}A: b\r\nC: d\r\n\r\n{body}")
+            );
+        }
+    }
+
+    #[test]
     fn a_304_says_nothing_of_a_body() {
-        let answer = not_modified(&[("ETag", "\"1\"")]);
+        let answer = without_body(304, &[("ETag", "\"1\"")]);
         assert_eq!(
-            String::from_utf8(answer).unwrap(),
-            "HTTP/1.1 304 Not Modified\r\nConnection: close\r\nETag: \"1\"\r\n\r\n"
+            text(&answer, Delivery::default()),
+            "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n"
         );
     }
 
@@ -128,7 +219,7 @@ mod tests {
             status: 426,
             message: "no",
         });
-        let answer = String::from_utf8(answer).unwrap();
+        let answer = text(&answer, Delivery::default());
         assert!(
             answer.contains("\r\nSec-WebSocket-Version: 13\r\n"),
             "{answer}"

@@ -113,7 +113,7 @@ pub struct Refusal<'a> {
 }
 
 /// An error still without its `ref`.
-type Fault = (ErrorCode, Cow<'static, str>);
+pub(super) type Fault = (ErrorCode, Cow<'static, str>);
 
 /// Reads one text frame.
 ///
@@ -152,9 +152,7 @@ impl<'a> Members<'a> {
     }
 
     fn command(&self) -> Result<Command<'a>, Fault> {
-        if let Some(member) = self.twice {
-            return Err(bad_frame(format!("send \"{}\" once", member.name())));
-        }
+        self.check_once()?;
         let kind = self.text(Member::Type)?;
         if self
             .optional(Member::Ref)
@@ -195,6 +193,13 @@ impl<'a> Members<'a> {
         }
     }
 
+    /// No member stands there twice.
+    pub(super) fn check_once(&self) -> Result<(), Fault> {
+        self.twice.map_or(Ok(()), |member| {
+            Err(bad_frame(format!("send \"{}\" once", member.name())))
+        })
+    }
+
     fn room(&self) -> Result<Cow<'a, str>, Fault> {
         let room = self.text(Member::Room)?;
         RoomName::check(&room)
@@ -203,13 +208,13 @@ impl<'a> Members<'a> {
     }
 
     /// JSON `null` is a payload like any other.
-    fn payload(&self) -> Result<&'a str, Fault> {
+    pub(super) fn payload(&self) -> Result<&'a str, Fault> {
         self.raw(Member::Payload).ok_or_else(|| {
             bad_frame("\"payload\" is missing: send any JSON value, null if need be")
         })
     }
 
-    fn metadata(&self) -> Result<Option<&'a str>, Fault> {
+    pub(super) fn metadata(&self) -> Result<Option<&'a str>, Fault> {
         let metadata = self.optional(Member::Metadata);
         if metadata.is_some_and(|raw| raw.len() > METADATA_BYTES_MAX) {
             let message = format!("\"metadata\" has at most {METADATA_BYTES_MAX} bytes");
@@ -218,7 +223,7 @@ impl<'a> Members<'a> {
         Ok(metadata)
     }
 
-    fn id(&self) -> Result<Option<Uuid>, Fault> {
+    pub(super) fn id(&self) -> Result<Option<Uuid>, Fault> {
         let Some(raw) = self.optional(Member::Id) else {
             return Ok(None);
         };
@@ -231,7 +236,12 @@ impl<'a> Members<'a> {
     }
 
     fn username(&self) -> Result<Option<Cow<'a, str>>, Fault> {
-        let Some(raw) = self.optional(Member::Username) else {
+        self.name_of(Member::Username)
+    }
+
+    /// A name, if it is there.
+    pub(super) fn name_of(&self, member: Member) -> Result<Option<Cow<'a, str>>, Fault> {
+        let Some(raw) = self.optional(member) else {
             return Ok(None);
         };
         text(raw)
@@ -239,8 +249,9 @@ impl<'a> Members<'a> {
             .map(Some)
             .ok_or_else(|| {
                 bad_frame(format!(
-                    "\"username\" must be a string of 1 to {NAME_BYTES_MAX} bytes without control \
-                 characters"
+                    "\"{}\" must be a string of 1 to {NAME_BYTES_MAX} bytes without control \
+                     characters",
+                    member.name()
                 ))
             })
     }

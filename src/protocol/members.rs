@@ -1,4 +1,4 @@
-//! The members of a client's frame, as raw JSON text.
+//! The members of a client's frame, or of a body that is posted, as raw JSON text.
 //!
 //! It knows which names there are and not what they mean: serde_json splits the object, each value
 //! stays the text it was, and what is no name of ours is skipped.
@@ -11,7 +11,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The members that any command has, as raw text.
+/// The members that any command or publication has, as raw text.
 #[derive(Default)]
 pub(super) struct Members<'a> {
     members: [Option<&'a RawValue>; Member::COUNT],
@@ -32,13 +32,14 @@ pub(super) enum Member {
     Since,
     Presence,
     Token,
+    UserId,
 }
 
 impl Member {
-    const COUNT: usize = 11;
+    const COUNT: usize = 12;
     const NAMES: [&'static str; Self::COUNT] = [
         "type", "room", "payload", "metadata", "id", "echo", "ref", "username", "since",
-        "presence", "token",
+        "presence", "token", "user_id",
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -58,6 +59,7 @@ impl Member {
             "since" => Self::Since,
             "presence" => Self::Presence,
             "token" => Self::Token,
+            "user_id" => Self::UserId,
             _ => return None,
         })
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`command`], `members` | what clients send |
 //! | [`event`] | what the server sends |
+//! | [`publication`] | what is published over HTTP |
 //! | [`storable`] | which JSON can be stored later (of `model`), checked before anything is promised |
 //!
 //! Payloads, metadata and refs are raw JSON text: checked once, spliced into what is sent on, never
@@ -16,6 +17,8 @@
 pub mod command;
 pub mod event;
 mod members;
+pub mod publication;
 
 pub use crate::model::storable;
 pub use command::{Command, Refusal, Request, Since};
+pub use publication::Publication;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::net::response;
+use crate::net::{Response, response};
 use crate::shard::{CELLS, CLOSE_CODES, Counters, ERROR_CODES, Page};
 use crate::telemetry::families::{ShardSnapshot, Snapshot};
 use crate::web;
@@ -85,8 +85,8 @@ impl Stats {
         }))
     }
 
-    /// The whole HTTP answer to a page that was asked for.
-    pub(super) fn answer(&self, page: Page) -> Vec<u8> {
+    /// The HTTP answer to a page that was asked for.
+    pub(super) fn answer(&self, page: Page) -> Response {
         match page {
             Page::File { path, known } => match web::asset(path) {
                 Some(asset) => file(asset, known.as_deref()),
@@ -129,7 +129,7 @@ impl Stats {
         .to_string()
     }
 
-    fn ready(&self) -> Vec<u8> {
+    fn ready(&self) -> Response {
         let why = if self.draining.load(Ordering::Relaxed) {
             "draining"
         } else if !self.serving.load(Ordering::Relaxed) {
@@ -195,7 +195,7 @@ impl Stats {
 }
 
 /// A file of the page, or that what the client has of it is still good.
-fn file(asset: &web::Asset, known: Option<&str>) -> Vec<u8> {
+fn file(asset: &web::Asset, known: Option<&str>) -> Response {
     let etag = asset.etag();
     let headers: Vec<_> = web::HEADERS
         .iter()
@@ -203,7 +203,7 @@ fn file(asset: &web::Asset, known: Option<&str>) -> Vec<u8> {
         .chain([("ETag", etag.as_str())])
         .collect();
     if known.is_some_and(|known| web::is_known(known, &etag)) {
-        return response::not_modified(&headers);
+        return response::without_body(304, &headers);
     }
     response::build(200, asset.content_type, &headers, asset.body.as_bytes())
 }

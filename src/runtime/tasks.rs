@@ -140,7 +140,8 @@ fn turn_away(stream: &TcpStream) {
     let again = [("Retry-After", "1")];
     let why = "as many connections as this instance takes; try again later";
     // Whether it arrives or not, the connection ends here.
-    let _ = send_now(stream, &response::error(503, "overloaded", why, &again));
+    let answer = response::error(503, "overloaded", why, &again);
+    let _ = send_now(stream, &answer.last());
 }
 
 async fn read_all(core: Shared, stream: Rc<TcpStream>, index: ConnIndex, serial: u64) {

@@ -75,7 +75,12 @@ impl Shard {
     }
 
     /// Takes credit of the connection for a request.
-    fn asker(&mut self, index: ConnIndex, bytes: usize, reference: Option<&str>) -> Option<Asker> {
+    pub(super) fn asker(
+        &mut self,
+        index: ConnIndex,
+        bytes: usize,
+        reference: Option<&str>,
+    ) -> Option<Asker> {
         let credit = (bytes + REQUEST_OVERHEAD_BYTES) as u32;
         let conn = self.conn_mut(index)?;
         conn.in_flight += 1;
@@ -280,11 +285,9 @@ impl Shard {
         let Some(asker) = self.asker(index, bytes, reference) else {
             return;
         };
-        self.counters.published += 1;
         let key = self.hub.find(room.as_str());
         let Some(conn) = self.conn(index) else { return };
         let (user_id, username) = (conn.user_id.clone(), conn.name_in(key).cloned());
-        let home = self.home_of(&room);
         let publish = Publish {
             room,
             id,
@@ -294,7 +297,13 @@ impl Shard {
             metadata: metadata.map(Bytes::copy_from_slice),
             echo,
         };
-        let credit = asker.credit;
+        self.post_publish(asker, publish);
+    }
+
+    /// On its way to the home shard of its room.
+    pub(super) fn post_publish(&mut self, asker: Asker, publish: Publish) {
+        self.counters.published += 1;
+        let (home, credit) = (self.home_of(&publish.room), asker.credit);
         let request = PublishRequest { asker, publish };
         self.request(home, credit, Request::Publish(Box::new(request)));
     }

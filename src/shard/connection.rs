@@ -12,12 +12,15 @@ use crate::model::{ClientId, Name};
 use crate::net::Decoder;
 
 use super::event::{Arrival, ConnId};
+use super::http::Exchange;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The request head is coming.
     Head,
+    /// Its body is coming.
+    Body,
     /// The request was taken; its answer is being made.
     Answering,
     /// A WebSocket that speaks the protocol.
@@ -28,6 +31,13 @@ pub(super) enum Phase {
     Leaving,
     /// The last bytes are on their way; what comes is thrown away.
     Closing,
+}
+
+impl Phase {
+    /// Whether the connection is HTTP, and goes on.
+    pub(super) fn is_http(self) -> bool {
+        matches!(self, Self::Head | Self::Body | Self::Answering)
+    }
 }
 
 /// A room that the connection has joined, or is joining.
@@ -70,7 +80,7 @@ pub(super) struct Conn {
     pub(super) phase: Phase,
     /// Whether it is one too many, and may not become a WebSocket.
     pub(super) crowded: bool,
-    /// The client's address; until the head is read its peer's, which may be a proxy.
+    /// The client's address; as long as it is HTTP its peer's, which may be a proxy.
     pub(super) address: IpAddr,
     /// Whether the socket takes no more for now.
     pub(super) blocked: bool,
@@ -82,6 +92,8 @@ pub(super) struct Conn {
     pub(super) resuming: bool,
     /// Whether it was pinged since the last byte.
     pub(super) pinged: bool,
+    /// Whether a request was answered, and another may come.
+    pub(super) is_reused: bool,
     /// Whether the sending direction was ended.
     pub(super) shut: bool,
     /// Whether the peer has said that it closes, so that nothing more is awaited from it.
@@ -93,9 +105,11 @@ pub(super) struct Conn {
     pub(super) user_id: Name,
     pub(super) username: Option<Box<Name>>,
     pub(super) decoder: Decoder,
-    /// The unfinished head, or what was read but has no credit yet.
+    /// The unfinished head, or what was read but has no credit or turn yet.
     pub(super) stash: Option<Box<Stash>>,
     pub(super) outbox: Option<Box<Outbox>>,
+    /// The HTTP request that is not answered yet.
+    pub(super) exchange: Option<Box<Exchange>>,
     pub(super) memberships: Vec<Membership>,
     pub(super) in_flight: u32,
     pub(super) credit_used: u32,
@@ -125,6 +139,7 @@ impl Conn {
             paused: false,
             resuming: false,
             pinged: false,
+            is_reused: false,
             shut: false,
             peer_closed: false,
             encoding: Encoding::Plain,
@@ -135,6 +150,7 @@ impl Conn {
             decoder: Decoder::default(),
             stash: None,
             outbox: None,
+            exchange: None,
             memberships: Vec::new(),
             in_flight: 0,
             credit_used: 0,

@@ -103,11 +103,14 @@ impl Shard {
     }
 
     fn ack(&mut self, origin: Origin, room: RoomName, id: MessageId, offset: u64) {
+        let epoch = self.position_of(origin.key).map(|position| position.epoch);
+        let epoch = epoch.or_else(|| self.home.backplane.epoch());
         self.settle(origin, |asker, echo| Reply::Published {
             asker,
             room,
             id,
             offset,
+            epoch,
             echo,
         });
     }

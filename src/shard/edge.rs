@@ -1,4 +1,4 @@
-//! Bytes of a connection: the request head, then frames.
+//! Bytes of a connection: HTTP, then frames.
 //!
 //! What is unfinished stays in the connection; what is whole is acted on at once. A panic of a
 //! parser ends the one connection and is counted.
@@ -39,10 +39,10 @@ impl Shard {
         conn.heard_ms = now_ms;
         conn.pinged = false;
         match conn.phase {
-            Phase::Head => self.on_head_bytes(index, input),
+            Phase::Head | Phase::Body | Phase::Answering => self.on_http_bytes(index, input),
             Phase::Open | Phase::Echo => self.on_frame_bytes(index, input),
             // Nothing that comes now counts.
-            Phase::Answering | Phase::Leaving | Phase::Closing => {}
+            Phase::Leaving | Phase::Closing => {}
         }
     }
 
@@ -148,7 +148,9 @@ impl Shard {
                 continue;
             };
             conn.resuming = false;
-            if !conn.paused || !matches!(conn.phase, Phase::Open | Phase::Echo) {
+            let is_http = conn.phase == Phase::Head;
+            let is_paused = conn.paused && matches!(conn.phase, Phase::Open | Phase::Echo);
+            if !(is_http || is_paused) {
                 continue;
             }
             if !may_take {
@@ -156,12 +158,15 @@ impl Shard {
                 self.stalled.push(index);
                 continue;
             }
-            conn.paused = false;
-            if let Some(mut stash) = conn.stash.take() {
-                self.on_frame_bytes(index, &mut stash.0);
+            let was_paused = std::mem::take(&mut conn.paused);
+            match conn.stash.take() {
+                Some(stash) if is_http => self.on_head_bytes(index, &stash.0),
+                Some(mut stash) => self.on_frame_bytes(index, &mut stash.0),
+                None => {}
             }
             let heard_ms = self.now.ms;
             if let Some(conn) = self.conn_mut(index)
+                && was_paused
                 && !conn.paused
             {
                 // It was not heard because it was not listened to.

@@ -10,6 +10,7 @@ use crate::backplane::history::RoomsQuery;
 use crate::backplane::{Answer, Ask};
 use crate::hub::{Chunk, ConnIndex};
 use crate::model::{ClientId, Epoch, ErrorCode, MessageId, Name, RoomName, Timestamp};
+use crate::net::Response;
 
 /// The number of a shard of this instance.
 pub type ShardId = u16;
@@ -43,8 +44,8 @@ pub enum Event<'a> {
     Ended(ConnIndex),
     /// The socket takes bytes again.
     Writable(ConnIndex),
-    /// The answer to an [`Effect::Answer`]: a whole HTTP response.
-    Answered(ConnId, Vec<u8>),
+    /// The answer to an [`Effect::Answer`].
+    Answered(ConnId, Response),
     /// Another shard has sent mail.
     Mail(ShardId, Mail),
     /// What the backplane asked for is answered.
@@ -175,6 +176,13 @@ pub enum Request {
         /// For whom.
         asker: Asker,
     },
+    /// Who is there, over HTTP; answered by [`Reply::Http`].
+    MembersPage {
+        /// The room.
+        room: RoomName,
+        /// For whom.
+        conn: ConnId,
+    },
     /// History over HTTP; answered by [`Reply::Http`].
     History(HistoryRequest),
     /// A page of the past from an offset on; answered by [`Reply::Page`].
@@ -259,6 +267,8 @@ pub enum Reply {
         id: MessageId,
         /// Its offset.
         offset: u64,
+        /// The epoch of now.
+        epoch: Option<Epoch>,
         /// Whether the message itself comes too.
         echo: bool,
     },
@@ -289,7 +299,7 @@ pub enum Reply {
         /// Whose.
         conn: ConnId,
         /// The response.
-        response: Vec<u8>,
+        response: Response,
     },
     /// A page of the past, or the first offset that can be had.
     Page {

@@ -27,7 +27,7 @@ use crate::model::limits::{
     HISTORIES_MAX, HISTORIES_WAITING_MAX, HISTORY_ANSWER_MS, HISTORY_BYTES_MAX, PAGE_BYTES_MAX,
 };
 use crate::model::{Epoch, RoomName};
-use crate::net::response;
+use crate::net::{Response, response};
 
 /// Ranges that are looked into for messages before an offset, if there are none in the first.
 const RANGES_MAX: u32 = 8;
@@ -152,7 +152,7 @@ impl Reading {
         goes_on
     }
 
-    fn answer(&self) -> Vec<u8> {
+    fn answer(&self) -> Response {
         let mut body = Vec::with_capacity(self.bytes + self.frames.len() + 128);
         body.extend_from_slice(b"{\"epoch\":\"");
         body.extend_from_slice(self.epoch.as_str().as_bytes());

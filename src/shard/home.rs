@@ -5,7 +5,7 @@
 //! that who comes back finds the recent past on whatever shard it lands; an empty room is dropped
 //! after `--room-linger`.
 //!
-//! Not here: sockets, encodings of answers but for lists of users, and what the store does.
+//! Not here: sockets, encodings of answers, and what the store does.
 //!
 //! Invariants: `subscribers` has a bit for each other shard that has, or is getting, a member;
 //! `users` counts the connections of each user that have joined; a room with publishes under way is
@@ -25,7 +25,7 @@ use super::leaving::Leaving;
 use super::pages::{LatePage, Waiter};
 use crate::backplane::Backplane;
 use crate::hub::{Audience, RoomKey};
-use crate::model::limits::{MEMBERS_LISTED_MAX, SHARD_CREDITS};
+use crate::model::limits::SHARD_CREDITS;
 use crate::model::{Epoch, ErrorCode, Name, Position, RoomName};
 use crate::protocol::event;
 
@@ -47,8 +47,8 @@ impl crate::backplane::Origin for Origin {
 /// A user in a room.
 #[derive(Debug)]
 pub(super) struct User {
-    connections: u32,
-    username: Option<Box<Name>>,
+    pub(super) connections: u32,
+    pub(super) username: Option<Box<Name>>,
 }
 
 /// A room whose home is here.
@@ -117,9 +117,10 @@ impl Request {
             Self::Leave(leave) => &leave.room,
             Self::Publish(request) => &request.publish.room,
             Self::History(request) => &request.room,
-            Self::Signal { room, .. } | Self::Members { room, .. } | Self::Page { room, .. } => {
-                room
-            }
+            Self::Signal { room, .. }
+            | Self::Members { room, .. }
+            | Self::MembersPage { room, .. }
+            | Self::Page { room, .. } => room,
         }
     }
 }
@@ -175,6 +176,7 @@ impl Shard {
             Request::Publish(request) => self.serve_publish(from, key, *request),
             Request::Signal { frame, .. } => self.serve_signal(from, key, &frame),
             Request::Members { room, asker } => self.serve_members(from, key, &room, asker),
+            Request::MembersPage { conn, .. } => self.serve_members_page(from, key, conn),
             Request::Page { room, from: offset } => self.serve_page(from, key, room, offset),
             Request::History(request) => self.serve_history(from, key, request),
         }
@@ -304,6 +306,9 @@ impl Shard {
             },
             Request::History(request) => {
                 return self.refuse_history(to, &request, 503, &why);
+            }
+            Request::MembersPage { conn, .. } => {
+                return self.refuse_members_page(to, conn, code, &why);
             }
             Request::Leave(_) | Request::Signal { .. } => return,
         };
@@ -505,28 +510,6 @@ impl Shard {
             self.lanes
                 .post_whisper(home, bytes, Mail::Request(Request::Signal { room, frame }));
         }
-    }
-
-    fn serve_members(&mut self, from: ShardId, key: RoomKey, room: &RoomName, asker: Asker) {
-        let Some(home) = self.home.rooms.get(&key) else {
-            return;
-        };
-        let here = home.users.iter();
-        let here = here.map(|(user_id, user)| (user_id, user.username.as_deref()));
-        let elsewhere = self.home.backplane.users_elsewhere(room);
-        let elsewhere = elsewhere.filter(|(user_id, _)| !home.users.contains_key(user_id.as_str()));
-        let users = here.chain(elsewhere).take(MEMBERS_LISTED_MAX);
-        let users = users.map(|(user_id, name)| (user_id.as_str(), name.map(Name::as_str)));
-        let mut frame = Vec::new();
-        let (count, reference) = (self.user_count(key), asker.reference.as_deref());
-        event::members(&mut frame, room.as_str(), users, count, reference);
-        self.reply(
-            from,
-            Reply::Frame {
-                asker,
-                frame: frame.into(),
-            },
-        );
     }
 
     fn serve_publish(&mut self, from: ShardId, key: RoomKey, request: PublishRequest) {

@@ -16,7 +16,7 @@ use crate::backplane::history::{RoomsQuery, StoredRoom};
 use crate::hub::ConnIndex;
 use crate::model::limits::HISTORY_ANSWER_MS;
 use crate::model::{Epoch, RoomName};
-use crate::net::response;
+use crate::net::{Response, response};
 
 /// A room of the list.
 #[derive(Clone, Debug)]
@@ -200,14 +200,14 @@ impl Shard {
         if gathering.left == 0 {
             let gathering = self.listings.gathering.swap_remove(at);
             let answer = gathering.answer();
-            self.on_answered(gathering.conn, &answer);
+            self.on_answered(gathering.conn, answer);
         }
     }
 
     fn refuse_listing(&mut self, conn: ConnId, why: &str) {
         let again = [("Retry-After", "1")];
         let answer = response::error(503, "unavailable", why, &again);
-        self.on_answered(conn, &answer);
+        self.on_answered(conn, answer);
     }
 
     /// Answers those who have waited too long.
@@ -227,7 +227,7 @@ impl Shard {
 }
 
 impl Gathering {
-    fn answer(&self) -> Vec<u8> {
+    fn answer(&self) -> Response {
         let limit = self.query.limit;
         let rooms: Vec<_> = self
             .rooms

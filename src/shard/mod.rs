@@ -30,6 +30,7 @@ mod lanes;
 mod leaving;
 mod linger;
 mod listing;
+mod members;
 mod options;
 mod outlet;
 mod pages;
@@ -45,6 +46,7 @@ use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 pub use counters::{CELLS, CLOSE_CODES, Counters, ERROR_CODES};
 pub use event::*;
 pub use history::HistoryRequest;
+pub use http::ROUTES;
 pub use listing::{Listed, Listing};
 pub use options::{Keeping, Options, SlowConsumer};
 pub use outlet::{Gone, Socket};
@@ -156,7 +158,7 @@ impl Shard {
             Event::Bytes(index, bytes) => self.on_bytes(index, bytes),
             Event::Ended(index) => self.remove(index),
             Event::Writable(index) => self.on_writable(index),
-            Event::Answered(id, response) => self.on_answered(id, &response),
+            Event::Answered(id, response) => self.on_answered(id, response),
             Event::Mail(from, mail) => self.on_mail(from, mail),
             Event::Backplane(answer) => self.on_answer(answer),
             Event::Tick => self.on_tick(),
@@ -362,6 +364,7 @@ impl Shard {
             conn.phase = Phase::Closing;
             conn.deadline_ms = deadline_ms;
             conn.stash = None;
+            conn.exchange = None;
             conn.decoder = net::Decoder::default();
             if std::mem::take(&mut conn.paused) {
                 self.effects.push(Effect::ResumeRead(index));

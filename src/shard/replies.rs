@@ -18,11 +18,14 @@ impl Shard {
                 asker,
                 id,
                 offset,
+                epoch,
                 echo,
                 ..
             } => {
                 self.return_credit(from, &asker);
-                if (asker.reference.is_some() || !echo)
+                if self.is_posting(asker.conn) {
+                    self.on_posted(asker.conn.index, id, offset, epoch);
+                } else if (asker.reference.is_some() || !echo)
                     && self.find_conn(asker.conn).is_some()
                     && let Some(out) = self.out(asker.conn.index)
                 {
@@ -40,12 +43,14 @@ impl Shard {
                 if let Some(join) = join {
                     self.on_join_refused(&asker, join, &room);
                 }
-                if self.find_conn(asker.conn).is_some() {
+                if self.is_posting(asker.conn) {
+                    self.refuse_publish(asker.conn.index, code, &why);
+                } else if self.find_conn(asker.conn).is_some() {
                     self.error(asker.conn.index, code, &why, asker.reference.as_deref());
                 }
             }
             Reply::Held(asker) => self.return_shard_credit(from, &asker),
-            Reply::Http { conn, response } => self.on_answered(conn, &response),
+            Reply::Http { conn, response } => self.on_answered(conn, response),
             Reply::Frame { asker, frame } => {
                 self.return_credit(from, &asker);
                 if self.find_conn(asker.conn).is_some()

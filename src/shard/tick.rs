@@ -53,9 +53,14 @@ impl Shard {
             return;
         }
         match conn.phase {
-            Phase::Head | Phase::Answering | Phase::Closing => {
+            Phase::Head | Phase::Closing => {
                 if now_ms >= conn.deadline_ms {
                     self.abort(index);
+                }
+            }
+            Phase::Body | Phase::Answering => {
+                if now_ms >= conn.deadline_ms {
+                    self.on_late(index);
                 }
             }
             Phase::Leaving => {
@@ -108,7 +113,9 @@ impl Shard {
                     }
                 }
                 Phase::Echo => self.close(index, CloseCode::GOING_AWAY, "the server drains"),
-                Phase::Head => conn.deadline_ms = conn.deadline_ms.min(deadline_ms),
+                // It waits for a request that need not come.
+                Phase::Head if conn.is_reused && conn.stash.is_none() => self.begin_closing(index),
+                Phase::Head | Phase::Body => conn.deadline_ms = conn.deadline_ms.min(deadline_ms),
                 Phase::Answering | Phase::Leaving | Phase::Closing => {}
             }
         }

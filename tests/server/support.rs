@@ -181,7 +181,14 @@ impl Server {
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        self.http(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes())
+        let fields = "Host: a\r\nConnection: close";
+        self.http(format!("GET {path} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes())
+    }
+
+    /// Publishes over HTTP.
+    #[allow(dead_code, reason = "not all binaries publish so")]
+    pub(crate) fn post(&self, room: &str, body: &str) -> Answer {
+        self.http(post(room, body).as_bytes())
     }
 
     /// The sum of a metric's samples, or that of one label's value: `name` or `name{text`.
@@ -324,17 +331,55 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Reads until the server closes.
+    /// Reads one answer to its end, and where it is the last of the connection to the end of that.
     pub(crate) fn read(socket: &mut TcpStream) -> Self {
-        let bytes = read_to_end(socket);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+        let mut answer = Self::read_head(socket);
+        let length = answer.header("content-length");
+        let mut body = Vec::new();
+        if answer.is_last() {
+            body = read_to_end(socket);
+        } else if let Some(length) = length {
+            body = vec![0; length.parse().unwrap()];
+            socket.read_exact(&mut body).unwrap();
+        }
+        answer.body = String::from_utf8_lossy(&body).into_owned();
+        answer
+    }
+
+    /// Reads the head of an answer, and no byte more.
+    pub(crate) fn read_head(socket: &mut TcpStream) -> Self {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            match socket.read(&mut byte) {
+                Ok(1) => head.push(byte[0]),
+                Err(error) if error.kind() != ErrorKind::ConnectionReset => {
+                    panic!("no answer, and no end of the connection: {error}")
+                }
+                _ => break,
+            }
+        }
+        let text = String::from_utf8_lossy(&head);
+        let status = text.split(' ').nth(1).and_then(|word| word.parse().ok());
         Self {
             status: status.unwrap_or(0),
-            head: head.to_ascii_lowercase(),
-            body: body.to_owned(),
+            head: text.trim_end().to_ascii_lowercase(),
+            body: String::new(),
         }
+    }
+
+    /// The value of a header, lower-cased.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let lines = self.head.lines().skip(1);
+        let mut fields = lines.filter_map(|line| line.split_once(": "));
+        fields.find_map(|(field, value)| (field == name).then(|| value.to_owned()))
+    }
+
+    /// Whether the connection ends behind it.
+    pub(crate) fn is_last(&self) -> bool {
+        self.header("connection")
+            .is_some_and(|value| value == "close")
+            || self.status == 0
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -597,6 +642,15 @@ pub(crate) fn upgrade_head(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// A request that publishes.
+#[allow(dead_code, reason = "not all binaries publish so")]
+pub(crate) fn post(room: &str, body: &str) -> String {
+    format!(
+        "POST /api/rooms/{room}/messages HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
     )
 }
 

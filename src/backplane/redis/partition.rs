@@ -365,6 +365,15 @@ impl<T: Origin> Partition<T> {
         Box::new(self.roster.users_of(room.as_str()))
     }
 
+    /// The epoch in which Redis has last stored something of this instance's.
+    pub(in crate::backplane) fn epoch(&self) -> Option<Epoch> {
+        self.keep.epoch()
+    }
+
+    pub(in crate::backplane) fn instances_of(&self, room: &RoomName, user_id: &Name) -> u32 {
+        self.roster.instances_of(room.as_str(), user_id)
+    }
+
     pub(in crate::backplane) fn is_elsewhere(&self, room: &RoomName, user_id: &Name) -> bool {
         self.roster.has_user(room.as_str(), user_id)
     }

@@ -451,17 +451,25 @@ impl Roster {
         self.asks.push_back(RosterAsk::Publish(message));
     }
 
-    /// The users of a room on the other instances, in no order, and the names they go by.
+    /// The users of a room on the other instances, in no order, the names they go by, and on how
+    /// many they are (0: one has left and may be on its way to another).
     pub fn users_of<'a>(
         &'a self,
         room: &'a str,
-    ) -> impl Iterator<Item = (&'a Name, Option<&'a Name>)> {
+    ) -> impl Iterator<Item = (&'a Name, Option<&'a Name>, u32)> {
         let users = self.others.present.users(room).into_iter().flatten();
         users.map(move |(user_id, presence)| {
             let username = presence.last_username();
             let username = username.or_else(|| self.others.username(room, user_id));
-            (user_id, username)
+            (user_id, username, presence.instances)
         })
+    }
+
+    /// On how many other instances a user is in a room.
+    pub fn instances_of(&self, room: &str, user_id: &str) -> u32 {
+        let users = self.others.present.users(room);
+        let presence = users.and_then(|users| users.get(user_id));
+        presence.map_or(0, |presence| presence.instances)
     }
 
     /// Whether a user is in a room on another instance.

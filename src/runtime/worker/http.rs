@@ -12,7 +12,7 @@ use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
 
 use crate::model::limits::{HEAD_BYTES_MAX, WORKER_CONNECTIONS_MAX};
-use crate::net::{head, response};
+use crate::net::{Response, head, response};
 use crate::telemetry::worker::Status;
 
 /// How long a request and its answer may take.
@@ -87,16 +87,16 @@ async fn answer(mut stream: TcpStream, status: &RefCell<Status>) -> io::Result<(
         }
         request.extend_from_slice(&buffer);
         match head::parse(&request) {
-            Ok(Some((head, _))) => break page(head.method, head.path, &status.borrow()),
+            Ok(Some((head, _))) => break page(head.method, head.path, &status.borrow()).last(),
             Ok(None) => {}
-            Err(refusal) => break response::refuse(&refusal),
+            Err(refusal) => break response::refuse(&refusal).last(),
         }
     };
     let (result, _) = stream.write_all(bytes).await;
     result.map(drop)
 }
 
-fn page(method: &str, path: &str, status: &Status) -> Vec<u8> {
+fn page(method: &str, path: &str, status: &Status) -> Response {
     match (method, path) {
         ("GET", "/health") => response::build(200, response::JSON, &[], status.health().as_bytes()),
         ("GET", "/metrics") => {

@@ -99,6 +99,11 @@ impl Keep {
         }
     }
 
+    /// Of the last publish that Redis has answered.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.acked.map(|place| place.epoch)
+    }
+
     pub(super) fn is_greeted(&self) -> bool {
         self.greeted
     }

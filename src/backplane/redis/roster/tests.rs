@@ -266,7 +266,7 @@ fn deltas_in_order_are_applied_and_a_hole_is_read() {
     assert!(roster.has_user("a", "ann"), "it lingers");
     assert_eq!(tick(&mut roster, 802), ["-a/ann/Ann", "-a/bob/"]);
     let users: Vec<_> = roster.users_of("a").collect();
-    assert_eq!(users, [(&"new".into(), Some(&"New".into()))]);
+    assert_eq!(users, [(&"new".into(), Some(&"New".into()), 1)]);
     assert!(
         asks(&mut roster)
             .iter()

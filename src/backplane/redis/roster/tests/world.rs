@@ -387,7 +387,7 @@ impl World {
             let users: Vec<_> = run.roster.users_of(in_room).collect();
             assert_eq!(users.len(), run.roster.user_count(in_room));
             count += users.len();
-            for (user_id, _) in users {
+            for (user_id, ..) in users {
                 let key = (in_room.to_string(), user_id.to_string());
                 assert!(run.shown.contains(&key), "{key:?} is not shown at {at}");
                 assert!(run.roster.has_user(in_room, user_id));
@@ -409,7 +409,7 @@ impl World {
                 }
             }
             for in_room in ROOMS {
-                for (user_id, username) in run.roster.users_of(in_room) {
+                for (user_id, username, _) in run.roster.users_of(in_room) {
                     let key = (in_room.to_string(), user_id.to_string());
                     let usernames = truth.remove(&key).unwrap_or_default();
                     // On one of several instances it may have none; then another's is shown.
