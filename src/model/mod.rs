@@ -7,6 +7,7 @@ pub mod codes;
 pub mod entry;
 pub mod ids;
 pub mod limits;
+pub mod percent;
 pub mod position;
 pub mod publication;
 pub mod storable;

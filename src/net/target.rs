@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::model::percent;
+
 /// The first parameter called `name`, decoded. Bytes that are not UTF-8 become U+FFFD.
 pub fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     form_urlencoded::parse(query.as_bytes())
@@ -18,20 +20,9 @@ pub fn segment(encoded: &str) -> Option<Cow<'_, str>> {
     if !encoded.contains('%') {
         return Some(Cow::Borrowed(encoded));
     }
-    let mut decoded = Vec::with_capacity(encoded.len());
-    let mut bytes = encoded.bytes();
-    while let Some(byte) = bytes.next() {
-        decoded.push(if byte == b'%' {
-            hex(bytes.next()?)? << 4 | hex(bytes.next()?)?
-        } else {
-            byte
-        });
-    }
-    String::from_utf8(decoded).ok().map(Cow::Owned)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|value| value as u8)
+    String::from_utf8(percent::decode(encoded)?)
+        .ok()
+        .map(Cow::Owned)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 use std::fmt;
 
 use super::session::Login;
+use crate::model::percent;
 
 /// The port of Redis where none is given.
 const PORT: u16 = 6379;
@@ -175,21 +176,7 @@ fn some(text: String) -> Option<String> {
 
 /// Takes the %-encoding off.
 fn decode(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, behind @ ..] = rest {
-        rest = behind;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digit = |at: usize| char::from(*behind.get(at)?).to_digit(16);
-        let (Some(high), Some(low)) = (digit(0), digit(1)) else {
-            return Err("a % in a user or password is written %25".into());
-        };
-        bytes.push((high * 16 + low) as u8);
-        rest = &behind[2..];
-    }
+    let bytes = percent::decode(text).ok_or("a % in a user or password is written %25")?;
     String::from_utf8(bytes).map_err(|_| "the user or password is not UTF-8".into())
 }
 

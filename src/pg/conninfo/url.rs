@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::FORM;
+use crate::model::percent;
 
 /// Parameters and values, in order.
 ///
@@ -85,21 +86,7 @@ fn host_and_port(place: &str) -> Result<(&str, &str), String> {
 
 /// Takes the %-encoding off.
 pub(super) fn decode(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, behind @ ..] = rest {
-        rest = behind;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digit = |at: usize| char::from(*behind.get(at)?).to_digit(16);
-        let (Some(high), Some(low)) = (digit(0), digit(1)) else {
-            return Err("a % in it is written %25".into());
-        };
-        bytes.push((high * 16 + low) as u8);
-        rest = &behind[2..];
-    }
+    let bytes = percent::decode(text).ok_or("a % in it is written %25")?;
     let text = String::from_utf8(bytes).map_err(|_| "a part of it is not UTF-8")?;
     match text.contains('\0') {
         true => Err("a part of it has a NUL in it".into()),
