@@ -25,7 +25,7 @@ use crate::model::limits::{PG_CONNECT_MS, PG_HOSTS_MAX};
 /// The port of PostgreSQL where none is given.
 const PORT: u16 = 5432;
 /// Where its socket is where no host is given: Debian's and the packages' place.
-const SOCKET_DIR: &str = "/var/run/postgresql";
+pub(super) const SOCKET_DIR: &str = "/var/run/postgresql";
 
 /// What a host is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,15 @@ pub enum SessionAttrs {
     PreferStandby,
 }
 
+/// A file with passwords: [`super::passfile`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassFile {
+    /// Where.
+    pub path: PathBuf,
+    /// Whether somebody named it; else it need not be there.
+    pub is_named: bool,
+}
+
 /// A connection string, read and not completed yet. Its `Debug` and `Display` show no password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Given {
@@ -116,6 +125,8 @@ pub struct Conninfo {
     pub user: String,
     /// Its password.
     pub password: Option<String>,
+    /// Where it may stand if it is not given.
+    pub pass_file: Option<PassFile>,
     /// The database.
     pub database: String,
     /// Whether TLS is spoken, and what of the certificate is checked.
@@ -140,6 +151,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("port", "PGPORT"),
     ("user", "PGUSER"),
     ("password", "PGPASSWORD"),
+    ("passfile", "PGPASSFILE"),
     ("dbname", "PGDATABASE"),
     ("sslmode", "PGSSLMODE"),
     ("sslrootcert", "PGSSLROOTCERT"),
@@ -163,7 +175,6 @@ pub(super) const IDLE: &[&str] = &[
     "sslcompression",
     "sslsni",
     "load_balance_hosts",
-    "passfile",
     "ssl_min_protocol_version",
 ];
 
@@ -257,9 +268,16 @@ impl Given {
             Some(Ok(seconds @ 1..=600)) => seconds.max(2) * 1000,
             Some(_) => return Err("connect_timeout must be seconds, at most 600".into()),
         };
+        let pass_file = |path: String, is_named| PassFile {
+            path: path.into(),
+            is_named,
+        };
+        let named = of("passfile").map(|path| pass_file(path, true));
+        let usual = || Some(pass_file(variable("HOME")? + "/.pgpass", false));
         Ok(Conninfo {
             hosts,
             password: of("password"),
+            pass_file: named.or_else(usual),
             database: of("dbname").unwrap_or_else(|| user.clone()),
             user,
             ssl_mode,

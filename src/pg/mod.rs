@@ -20,6 +20,7 @@
 //! | `copy` | rows as COPY BINARY, straight into the buffer that is sent |
 //! | `link` | a connection as its user sees it: requests, events |
 //! | `param` | parameters of a query |
+//! | `passfile` | passwords out of a file |
 //! | `refusal` | what an error of PostgreSQL means, and what mends it |
 //! | `session` | startup, login, requests and their answers |
 //!
@@ -33,13 +34,14 @@ mod conninfo;
 mod copy;
 pub mod link;
 mod param;
+pub mod passfile;
 mod refusal;
 mod session;
 
 pub use answer::{Answer, Row, Transaction};
 pub use backoff::Backoff;
 pub use certificate::end_point_of;
-pub use conninfo::{Conninfo, Given, Host, Place, SessionAttrs, SslMode};
+pub use conninfo::{Conninfo, Given, Host, PassFile, Place, SessionAttrs, SslMode};
 pub use copy::{CopyBuffer, CopyRow};
 pub use link::{Event, Request};
 pub use param::Param;

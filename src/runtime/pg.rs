@@ -173,7 +173,7 @@ impl Inner {
         for attrs in passes {
             for host in 0..info.hosts.len() {
                 let settings = self.options.settings.clone();
-                let login = info.login(&self.options.name, settings);
+                let login = self.target.login(host, &self.options.name, settings);
                 let notice = |notice| self.tell(Event::Notice(notice));
                 match connect::connect(&self.target, host, login, &notice).await {
                     Ok(opened) if will_do(*attrs, &opened.info) => return Ok(opened),

@@ -1,6 +1,8 @@
-//! Where a link goes, and by whose word: a connection string with its certificates read.
+//! Where a link goes, and by whose word: a connection string with its certificates and the file of
+//! passwords read.
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -8,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::super::tls::{Check, Peer, TlsTarget, machine_roots};
-use crate::pg::{Conninfo, Host, Place, SslMode};
+use crate::pg::{Conninfo, Host, Login, PassFile, Place, SslMode, passfile};
 
 const PEER: Peer = Peer {
     name: "PostgreSQL",
@@ -23,13 +25,16 @@ pub(in super::super) struct Target {
     pub(super) info: Arc<Conninfo>,
     /// For each host; none: no TLS.
     tls: Arc<Vec<Option<TlsTarget>>>,
+    /// The file of passwords, if it is needed and there.
+    passwords: Arc<Option<String>>,
 }
 
 impl Target {
     /// Reads files: at the start, not on a shard.
     ///
     /// # Errors
-    /// One line: there are no certificates to trust, or the host can't be a certificate's.
+    /// One line: there are no certificates to trust, the host can't be a certificate's, or a
+    /// `passfile` can't be read.
     pub(in super::super) fn new(info: Conninfo) -> Result<Self, String> {
         let check = match (info.ssl_mode, &info.ssl_root_cert) {
             (SslMode::Disable, _) => None,
@@ -75,15 +80,51 @@ impl Target {
             };
             tls.push(target);
         }
+        let passwords = match (&info.password, &info.pass_file) {
+            (None, Some(file)) => read_passwords(file)?,
+            _ => None,
+        };
         Ok(Self {
             info: Arc::new(info),
             tls: Arc::new(tls),
+            passwords: Arc::new(passwords),
         })
+    }
+
+    /// How to log in at a host; see [`Conninfo::login`].
+    pub(super) fn login(&self, host: usize, name: &str, settings: Vec<(String, String)>) -> Login {
+        let mut login = self.info.login(name, settings);
+        if let (None, Some(text)) = (&login.password, &*self.passwords) {
+            login.password = passfile::password(text, &self.info, host);
+        }
+        login
     }
 
     /// How TLS is spoken with a host, if it may be.
     pub(super) fn tls(&self, host: usize) -> Option<&TlsTarget> {
         self.tls.get(host)?.as_ref()
+    }
+}
+
+/// The text of a file of passwords. One that others may read is not trusted, as with libpq.
+fn read_passwords(file: &PassFile) -> Result<Option<String>, String> {
+    let path = file.path.display();
+    let found = std::fs::metadata(&file.path).and_then(|meta| {
+        let text = std::fs::read_to_string(&file.path)?;
+        Ok((meta.permissions().mode(), text))
+    });
+    match found {
+        Ok((mode, text)) if mode & 0o077 == 0 => Ok(Some(text)),
+        Ok(_) => {
+            let why = format!("passfile {path}: others may read it: chmod 600 it");
+            if file.is_named {
+                return Err(why);
+            }
+            tracing::warn!("{why}; it is passed over");
+            Ok(None)
+        }
+        Err(error) if file.is_named => Err(format!("passfile {path}: {error}")),
+        Err(_) => Ok(None),
     }
 }
 

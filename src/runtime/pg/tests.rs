@@ -156,6 +156,10 @@ fn every_way_to_be_let_in() {
         }
         let mut room = Room::new(&postgres.socket_url());
         room.up().await;
+        postgres.write("pass", "# of tests\n127.0.0.1:*:*:sc:s3cret \u{e9}\n");
+        let path = postgres.path("pass");
+        let url = format!("{}?passfile={}", postgres.url_as("sc"), path.display());
+        Room::new(&url).up().await;
         for (user, cause, part) in [
             ("sc:wrong", Cause::Login, "password authentication failed"),
             ("md:wrong", Cause::Login, "password authentication failed"),
