@@ -72,7 +72,11 @@ impl Config {
                 });
             }
         };
-        let worker_name = format!("{host_name}-{pid}");
+        // What is checked is another process than the one that will work.
+        let worker_name = match command.as_str() {
+            "check-config" => format!("{host_name}-PID"),
+            _ => format!("{host_name}-{pid}"),
+        };
         let mut settings: Vec<_> = SETTINGS
             .iter()
             .map(|setting| look_up(setting, &flags, env, (host_name, &worker_name)))

@@ -496,6 +496,9 @@ impl Core {
             self.published_ms = now_ms;
             self.stats
                 .publish(usize::from(self.id), &self.shard.counters());
+            if let Some(history) = &self.history {
+                self.stats.set_postgres(history.is_up());
+            }
         }
     }
 

@@ -70,6 +70,12 @@ impl Pool {
         Self { inner }
     }
 
+    /// Whether any link is up.
+    pub(super) fn is_up(&self) -> bool {
+        let state = self.inner.state.borrow();
+        state.lanes.iter().any(|lane| lane.is_up == Some(true))
+    }
+
     /// Asks. The answer never comes before this returns.
     pub(super) fn ask(&self, ask: HistoryAsk) {
         let inner = self.inner.clone();

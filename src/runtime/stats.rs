@@ -4,7 +4,7 @@
 //! see a turn half copied, and the whole of it a moment later.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use crate::net::{Response, response};
 use crate::shard::{CELLS, CLOSE_CODES, Counters, ERROR_CODES, Page};
@@ -34,6 +34,8 @@ pub(super) struct Stats {
     pub(super) drained: AtomicUsize,
     /// Whether the store took the last commit.
     pub(super) store_fails: AtomicBool,
+    /// What `history` knows of PostgreSQL: 0: there is none, 1: away, 2: up.
+    postgres: AtomicU8,
     pub(super) commits: AtomicU64,
     pub(super) commits_failed: AtomicU64,
 }
@@ -60,6 +62,7 @@ impl Stats {
             draining: AtomicBool::new(false),
             drained: AtomicUsize::new(0),
             store_fails: AtomicBool::new(false),
+            postgres: AtomicU8::new(0),
             commits: AtomicU64::new(0),
             commits_failed: AtomicU64::new(0),
         }
@@ -77,6 +80,11 @@ impl Stats {
         self.shards[shard]
             .busy_permille
             .store(permille, Ordering::Relaxed);
+    }
+
+    /// Whether the PostgreSQL with the history is there.
+    pub(super) fn set_postgres(&self, is_up: bool) {
+        self.postgres.store(1 + u8::from(is_up), Ordering::Relaxed);
     }
 
     fn counters(&self, shard: &ShardStats) -> Counters {
@@ -189,6 +197,10 @@ impl Stats {
             repeated: total.repeated,
             held: total.held,
             redis: total.redis,
+            postgres_up: match self.postgres.load(Ordering::Relaxed) {
+                0 => None,
+                known => Some(known == 2),
+            },
             ..Snapshot::default()
         }
     }

@@ -71,6 +71,8 @@ pub struct Snapshot {
     pub held: u64,
     /// How it stands with Redis.
     pub redis: Report,
+    /// Whether the PostgreSQL with the history answers; `None`: there is none.
+    pub postgres_up: Option<bool>,
     /// Each shard.
     pub shards: Vec<ShardSnapshot>,
 }
@@ -114,6 +116,7 @@ impl Default for Snapshot {
             commits_failed: 0,
             held: 0,
             redis: Report::default(),
+            postgres_up: None,
             shards: Vec::new(),
         }
     }
@@ -126,6 +129,11 @@ impl Snapshot {
         self.plain(&mut page);
         if self.redis.partitions > 0 {
             self.of_redis(&mut page);
+        }
+        if let Some(is_up) = self.postgres_up {
+            let help = "1: PostgreSQL answers; history comes from it.";
+            let samples = [(NONE, u64::from(is_up))];
+            page.family("ringcast_postgres_up", Kind::Gauge, help, samples);
         }
         self.labelled(&mut page);
         page.histograms(
@@ -422,6 +430,7 @@ mod tests {
         snapshot.shards[1].busy_ratio = 0.5;
         snapshot.redis.partitions = 1;
         snapshot.redis.spool_bytes = 7;
+        snapshot.postgres_up = Some(true);
         let samples = read(&snapshot.render());
         let value = |name: &str, label: &str| {
             let has = |labels: &BTreeMap<String, String>| labels.values().any(|v| v == label);
@@ -435,6 +444,7 @@ mod tests {
         assert_eq!(value("ringcast_closes_total", "1001"), "5");
         assert_eq!(value("ringcast_redis_up", ""), "0");
         assert_eq!(value("ringcast_spool_bytes", ""), "7");
+        assert_eq!(value("ringcast_postgres_up", ""), "1");
         assert_eq!(value("ringcast_errors_total", "bad_json"), "6");
         assert_eq!(value("ringcast_shard_busy_ratio", "1"), "0.5");
         assert_eq!(value("ringcast_delivery_seconds_count", "local"), "1");
