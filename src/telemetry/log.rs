@@ -3,8 +3,12 @@
 //! Names of rooms and users come from outside, so control characters are written out on the way to
 //! stderr: whatever is logged, a line stays a line and no terminal is steered. Secrets are kept out
 //! by those who log; nothing here knows one.
+//!
+//! A line that can't be written, such as to a full disk, is counted and dropped, and the next one that
+//! can says how many were: no log is worth a process.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
@@ -28,7 +32,10 @@ where
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(false)
-        .with_writer(Lines(out));
+        .with_writer(Lines {
+            out,
+            dropped: AtomicU64::new(0),
+        });
     match format {
         LogFormat::Text => Box::new(builder.finish()),
         LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
@@ -36,25 +43,47 @@ where
 }
 
 /// Writers whose every write is one event, with a line end, and comes out as one line.
-struct Lines<W>(W);
+struct Lines<W> {
+    out: W,
+    /// Lines that could not be written since the last one that was.
+    dropped: AtomicU64,
+}
 
 impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Lines<W> {
-    type Writer = Line<W::Writer>;
+    type Writer = Line<'a, W::Writer>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        Line(self.0.make_writer())
+        Line {
+            out: self.out.make_writer(),
+            dropped: &self.dropped,
+        }
     }
 }
 
-struct Line<W>(W);
+struct Line<'a, W> {
+    out: W,
+    dropped: &'a AtomicU64,
+}
 
-impl<W: Write> Write for Line<W> {
+impl<W: Write> Write for Line<'_, W> {
+    /// Never an error: whoever logs would tell of it on stderr, and panic when that fails.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.0.write_all(&one_line(event)).map(|()| event.len())
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        let mut lines = one_line(event);
+        if dropped > 0 {
+            let text = format!("{dropped} lines of the log could not be written\n");
+            lines.splice(..0, text.bytes());
+        }
+        if self.out.write_all(&lines).is_err() {
+            self.dropped.fetch_add(dropped + 1, Ordering::Relaxed);
+        }
+        Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        // As with a write.
+        let _ = self.out.flush();
+        Ok(())
     }
 }
 
@@ -99,6 +128,37 @@ mod tests {
         tracing::subscriber::with_default(subscriber, log);
         let bytes = kept.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    /// FAULTS E11: what can't be logged is dropped, counted, and told when there is room again.
+    #[test]
+    fn a_full_disk_costs_lines_and_nothing_else() {
+        #[derive(Clone, Default)]
+        struct Full(Arc<Mutex<(u32, Vec<u8>)>>);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let mut state = self.0.lock().unwrap();
+                state.0 += 1;
+                if (2..=4).contains(&state.0) {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                state.1.extend(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let full = Full::default();
+        let out = full.clone();
+        let out = subscriber(LogFormat::Text, tracing::Level::INFO, move || out.clone());
+        tracing::subscriber::with_default(out, || {
+            (1..=6).for_each(|n| tracing::info!("line {n}"));
+        });
+        let text = String::from_utf8(full.0.lock().unwrap().1.clone()).unwrap();
+        let ends: Vec<_> = text.lines().map(|line| &line[line.len() - 7..]).collect();
+        assert_eq!(ends, [" line 1", "written", " line 5", " line 6"], "{text}");
+        assert!(text.contains("\n3 lines of the log could not be written\n"));
     }
 
     const HOSTILE: &str = "a\r\nERROR forged\t\u{1b}[2J\u{7f}\u{9b}\0é";

@@ -89,7 +89,7 @@ impl World {
     }
 }
 
-/// E8.
+/// FAULTS E8: PostgreSQL is killed and comes back; nothing is lost, nothing comes twice.
 #[test]
 fn postgres_is_killed_and_comes_back() {
     let mut world = World::new(&[]);
@@ -101,7 +101,7 @@ fn postgres_is_killed_and_comes_back() {
     world.heals();
 }
 
-/// E9: a backend stands still; then it is ended again and again.
+/// FAULTS E9: a backend stands still; then it is ended again and again.
 #[test]
 fn a_backend_stands_still_and_is_ended() {
     let mut world = World::new(&[]);
@@ -123,7 +123,7 @@ fn a_backend_stands_still_and_is_ended() {
     world.heals();
 }
 
-/// E12.
+/// FAULTS E12: PostgreSQL is read-only for a while: told, tried again, nothing lost.
 #[test]
 fn postgres_is_read_only() {
     let mut world = World::new(&[]);
@@ -141,7 +141,7 @@ fn postgres_is_read_only() {
     );
 }
 
-/// E13.
+/// FAULTS E13: somebody locks the table: the worker waits with a timeout, nothing is lost.
 #[test]
 fn somebody_locks_the_table() {
     let mut world = World::new(&[]);
@@ -157,7 +157,7 @@ fn somebody_locks_the_table() {
     );
 }
 
-/// E14: connections are used up, the password is changed, tables are renamed and changed.
+/// FAULTS E14: a table is missing: the cause is named, and it heals.
 #[test]
 fn a_table_is_missing_for_a_while() {
     let mut world = World::new(&[]);
@@ -180,6 +180,7 @@ fn a_table_is_missing_for_a_while() {
     );
 }
 
+/// FAULTS E14: a column is of another type: named, and nothing is set aside for it.
 #[test]
 fn a_column_is_of_another_type_for_a_while() {
     let mut world = World::new(&[]);
@@ -197,6 +198,7 @@ fn a_column_is_of_another_type_for_a_while() {
     assert_eq!(world.worker.metric("worker_dead_total"), 0);
 }
 
+/// FAULTS E14: a column must have a value that no row brings: named, nothing is set aside for it.
 #[test]
 fn a_column_must_have_a_value_for_a_while() {
     let mut world = World::new(&[]);
@@ -212,6 +214,7 @@ fn a_column_must_have_a_value_for_a_while() {
     assert_eq!(world.worker.metric("worker_dead_total"), 0);
 }
 
+/// FAULTS E14: connections are used up: named, and it heals.
 #[test]
 fn there_are_too_many_connections() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&["max_connections=8"]));
@@ -227,6 +230,7 @@ fn there_are_too_many_connections() {
     await_ok(&worker);
 }
 
+/// FAULTS E14: the password is another, the database is not there: named, and it heals.
 #[test]
 fn the_password_is_changed_and_the_database_is_made_later() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
@@ -261,7 +265,7 @@ fn the_password_is_changed_and_the_database_is_made_later() {
     });
 }
 
-/// E11, where the tests may mount: the disk is full, then it is not.
+/// FAULTS E11: the disk of PostgreSQL is full, then it is not (where the tests may mount one).
 #[test]
 fn the_disk_of_postgres_is_full() {
     let mut world = World::new(&[]);
@@ -318,7 +322,36 @@ fn the_disk_of_postgres_is_full() {
         .sql("ALTER TABLE messages SET TABLESPACE pg_default");
 }
 
-/// E15: everybody writes to one room.
+/// FAULTS E11: what a worker logs fits nowhere, as on a full disk: it works as ever.
+#[test]
+fn a_log_that_takes_nothing_stops_nobody() {
+    struct Guard(std::process::Child);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let mut command = command("w", redis.port, &postgres.url(), &["--log-level", "debug"]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut worker = Guard(command.stderr(full.unwrap()).spawn().unwrap());
+    fill(&redis, 500, 3);
+    await_rows(&postgres, 500);
+    // Of this it warns.
+    redis.ask(&["XADD", super::workers::STREAM, "*", "no", "room"]);
+    super::support::eventually("the dead", || {
+        let dead = redis.ask(&["XLEN", super::workers::DEAD]);
+        (dead == 1).then_some(())
+    });
+    await_none_pending(&redis);
+    expect_whole(&postgres, 500);
+    kill_process(Pid::from_child(&worker.0), Signal::TERM).unwrap();
+    let status = super::support::eventually("its end", || worker.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+}
+
+/// FAULTS E15: four workers, and everybody writes to one room.
 #[test]
 fn four_workers_and_one_hot_room() {
     let (redis, postgres) = (
