@@ -1,26 +1,29 @@
 //! The bytes of a connection -> values, one by one.
 //!
-//! redis_protocol decodes a frame that is whole; this finds out whether one is, and that it may be
-//! decoded at all. Both are needed, since the decoder begins anew at each call (an array of 1 MiB
-//! that comes in reads of 16 KiB would be looked through 64 times), recurses as deep as a peer says
+//! A decoder takes a frame that is whole; this finds out whether one is, and that it may be decoded
+//! at all. Both are needed, since redis_protocol begins anew at each call (an array of 1 MiB that
+//! comes in reads of 16 KiB would be looked through 64 times), recurses as deep as a peer says
 //! (100,000 times `*1` ends the process), and has no bound.
 //!
 //! ```text
-//! bytes ─▶ Gauge: a walk over heads, resumed where it stopped ─▶ length of the frame ─▶ decoder
+//! bytes ─▶ Gauge: a walk over heads, resumed where it stopped ─▶ length of the frame
+//!                         ├─ of plain kinds, as nearly all are ─▶ plain ─┐
+//!                         └─ of any other ─▶ redis_protocol ─────────────┴▶ Value
 //! ```
 //!
 //! - A walk costs what has come since the last one: a bulk string is not looked at but its end.
 //! - `owed` has one number a level: how many elements are still to come there; the frame is whole
 //!   when it is empty. `owed.len() <= RESP_DEPTH_MAX`.
 //! - Nothing is allocated for what is only announced.
-//! - A frame of RESP2's five kinds is decoded as RESP2 whatever was agreed: it is the cheaper one,
-//!   and knows `$-1` and `*-1`, which some proxies send to RESP3 clients. A push is an array with
-//!   another first byte, so a message is decoded that way too.
+//! - A frame of plain kinds is decoded by [`plain`] whatever was agreed: so `$-1` and `*-1` are
+//!   known, which some proxies send to RESP3 clients. A push is an array with another first byte, so
+//!   a message is decoded that way too.
 
 use bytes::BytesMut;
 use redis_protocol::error::RedisProtocolError;
-use redis_protocol::{resp2, resp3};
+use redis_protocol::resp3;
 
+use super::plain;
 use super::value::Value;
 use crate::model::limits::{
     RESP_DEPTH_MAX, RESP_ELEMENTS_MAX, RESP_LINE_BYTES_MAX, RESP_REPLY_BYTES_MAX,
@@ -90,8 +93,8 @@ pub(super) struct Gauge {
     /// Elements to come, a number a level.
     owed: Vec<usize>,
     elements: usize,
-    /// Whether it has kinds that RESP2 has not.
-    needs_resp3: bool,
+    /// Whether it has kinds that are not plain.
+    is_fancy: bool,
     is_push: bool,
 }
 
@@ -105,25 +108,24 @@ impl Gauge {
         let length = self.at;
         let mut frame = bytes.split_to(length);
         let Self {
-            needs_resp3,
-            is_push,
-            ..
+            is_fancy, is_push, ..
         } = *self;
         *self = Self {
             owed: std::mem::take(&mut self.owed),
             ..Self::default()
         };
-        let value = if needs_resp3 {
+        let value = if is_fancy {
             decoded(
                 resp3::decode::complete::decode_bytes_mut(&mut frame),
                 &frame,
-            )
+            )?
         } else {
             if is_push {
                 frame[0] = b'*';
             }
-            decoded(resp2::decode::decode_bytes_mut(&mut frame), &frame)
-        }?;
+            let frame = frame.freeze();
+            plain::decode(&frame).ok_or_else(|| WireError::garbage(NO_VALUE, &frame))?
+        };
         Ok(Some(Frame { value, is_push }))
     }
 
@@ -160,10 +162,8 @@ impl Gauge {
         let line = &bytes[self.at..];
         match line.first() {
             None => return Ok(None),
-            Some(b'+' | b'-' | b':' | b'$' | b'*') => {}
-            Some(b'%' | b'~' | b'|' | b'=' | b'!' | b'_' | b',' | b'#' | b'(') => {
-                self.needs_resp3 = true;
-            }
+            Some(b'+' | b'-' | b':' | b'$' | b'*' | b'%' | b'_') => {}
+            Some(b'~' | b'|' | b'=' | b'!' | b',' | b'#' | b'(') => self.is_fancy = true,
             Some(b'>') if self.owed.len() == 1 => self.is_push = true,
             Some(_) => return Err(WireError::garbage("no kind of value", line)),
         }
@@ -257,7 +257,7 @@ impl Gauge {
 }
 
 /// Where the first CRLF is.
-fn crlf(bytes: &[u8]) -> Option<usize> {
+pub(super) fn crlf(bytes: &[u8]) -> Option<usize> {
     let is_end = |&at: &usize| at > 0 && bytes[at - 1] == b'\r';
     let end = memchr::memchr_iter(b'\n', bytes).find(is_end)?;
     Some(end - 1)
@@ -273,12 +273,7 @@ fn length_of(kind: u8, line: &[u8]) -> Result<Option<usize>, WireError> {
     if digits == b"-1" && matches!(kind, b'$' | b'*') {
         return Ok(None);
     }
-    let is_number =
-        (1..=LENGTH_DIGITS_MAX).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-    let text = std::str::from_utf8(digits).ok().filter(|_| is_number);
-    let length: usize = text
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| WireError::garbage("no length", line))?;
+    let length = number_of(digits).ok_or_else(|| WireError::garbage("no length", line))?;
     // A verbatim string begins with three letters and a colon.
     if kind == b'=' && length < 4 {
         return Err(WireError::garbage("too short a verbatim string", line));
@@ -286,6 +281,18 @@ fn length_of(kind: u8, line: &[u8]) -> Result<Option<usize>, WireError> {
     Ok(Some(length))
 }
 
+/// The number that digits are, and nothing but digits.
+pub(super) fn number_of(digits: &[u8]) -> Option<usize> {
+    if !(1..=LENGTH_DIGITS_MAX).contains(&digits.len()) {
+        return None;
+    }
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| usize::from(digit - b'0'))?;
+        Some(number * 10 + digit)
+    })
+}
+
+const NO_VALUE: &str = "a value that is none";
 const ENDLESS: &str = "a line without an end";
 /// Digits of a length.
 const LENGTH_DIGITS_MAX: usize = 12;
@@ -296,7 +303,7 @@ fn decoded<F: Into<Value>, B>(
 ) -> Result<Value, WireError> {
     match result {
         Ok(Some((frame, _, _))) => Ok(frame.into()),
-        Ok(None) | Err(_) => Err(WireError::garbage("a value that is none", left)),
+        Ok(None) | Err(_) => Err(WireError::garbage(NO_VALUE, left)),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Address ─▶ Login ─▶ Session ◀─ bytes read        Command ─▶ bytes to write
-//!                        │ frame: where a reply ends, within bounds; redis_protocol decodes it
+//!                        │ frame: where a reply ends, within bounds; then it is decoded
 //!                        ▼
 //!           Input: Ready | Reply(Value) | Message | … ; WireError ends the connection
 //! ```
@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `command` | commands, written straight into the buffer that is sent |
 //! | `frame` | the bytes of a connection -> [`Value`]s |
+//! | `plain` | frames of the kinds that nearly all are made of |
 //! | `value` | a reply, whichever RESP it came by |
 //! | `refusal` | what an error of Redis means, and what mends it |
 //! | `session` | login, RESP3 or RESP2, pushes among replies |
@@ -19,6 +20,7 @@
 mod address;
 mod command;
 mod frame;
+mod plain;
 mod refusal;
 mod session;
 mod value;

@@ -3,7 +3,7 @@
 //! boolean is 0 or 1, a double and a big number their text. Attributes are dropped.
 
 use bytes::Bytes;
-use redis_protocol::{resp2, resp3};
+use redis_protocol::resp3;
 
 use super::refusal::Refusal;
 
@@ -53,19 +53,6 @@ impl Value {
     pub(super) fn to_text(&self) -> Option<String> {
         let text = std::str::from_utf8(self.as_text()?).ok()?;
         Some(text.to_owned())
-    }
-}
-
-impl From<resp2::types::BytesFrame> for Value {
-    fn from(frame: resp2::types::BytesFrame) -> Self {
-        use resp2::types::BytesFrame as F;
-        match frame {
-            F::SimpleString(text) | F::BulkString(text) => Self::Text(text),
-            F::Error(text) => Self::Error(Refusal::new(&*text)),
-            F::Integer(number) => Self::Number(number),
-            F::Array(list) => list_of(list),
-            F::Null => Self::Nil,
-        }
     }
 }
 

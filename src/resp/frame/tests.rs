@@ -1,6 +1,7 @@
 //! Frames: every kind, every cut, every bound; and what redis_protocol alone would not survive.
 
 use proptest::prelude::*;
+use redis_protocol::resp2;
 
 use super::*;
 use crate::resp::{Cause, Refusal};
@@ -107,6 +108,9 @@ fn kinds_of_resp3() {
     check(">2\r\n+x\r\n%1\r\n+k\r\n_\r\n", &[">['x' ['k' nil]]"]);
     // As some proxies answer a client of RESP3.
     check("*2\r\n$-1\r\n*-1\r\n", &["[nil nil]"]);
+    check("*2\r\n_\r\n$-1\r\n", &["[nil nil]"]);
+    // A key may be any value, by the protocol.
+    check("%1\r\n*0\r\n+x\r\n", &["[[] 'x']"]);
 }
 
 #[test]
@@ -125,8 +129,9 @@ fn what_is_no_resp() {
     check(":1.5\r\n", "a value that is none");
     check("#x\r\n", "a value that is none");
     check("*1\r\n>1\r\n+x\r\n", "no kind of value");
-    check("%1\r\n*0\r\n+x\r\n", "a value that is none");
-    check("*2\r\n_\r\n$-1\r\n", "a value that is none");
+    check("*1\r\n_x\r\n", "a value that is none");
+    check("~2\r\n_\r\n$-1\r\n", "a value that is none");
+    check("%1\r\n*0\r\n#t\r\n", "a value that is none");
     check(
         "|1\r\n+a\r\n+b\r\n|1\r\n+a\r\n+b\r\n+c\r\n",
         "a value that is none",
@@ -224,6 +229,19 @@ fn texts_are_views() {
     assert_eq!(frame.value.as_text().unwrap().as_ptr() as usize, at + 4);
 }
 
+impl From<resp2::types::BytesFrame> for Value {
+    fn from(frame: resp2::types::BytesFrame) -> Self {
+        use resp2::types::BytesFrame as F;
+        match frame {
+            F::SimpleString(text) | F::BulkString(text) => Self::Text(text),
+            F::Error(text) => Self::Error(Refusal::new(&*text)),
+            F::Integer(number) => Self::Number(number),
+            F::Array(list) => Self::List(list.into_iter().map(Into::into).collect()),
+            F::Null => Self::Nil,
+        }
+    }
+}
+
 /// A value as one of either RESP would write it.
 fn encode(value: &Value, resp3: bool, out: &mut Vec<u8>) {
     match value {
@@ -285,6 +303,24 @@ proptest! {
         ends.sort_unstable();
         let want: Vec<_> = values.iter().map(short).collect();
         prop_assert_eq!(read(&bytes, &ends), want);
+    }
+
+    /// The library is what it must agree with.
+    #[test]
+    fn plain_frames_are_what_redis_protocol_makes_of_them(
+        value in any_value(),
+        resp3 in any::<bool>(),
+    ) {
+        let mut bytes = Vec::new();
+        encode(&value, resp3, &mut bytes);
+        let ours = read(&bytes, &[]);
+        let mut bytes = BytesMut::from(&bytes[..]);
+        let theirs: Value = if resp3 {
+            decoded(resp3::decode::complete::decode_bytes_mut(&mut bytes), b"").unwrap()
+        } else {
+            decoded(resp2::decode::decode_bytes_mut(&mut bytes), b"").unwrap()
+        };
+        prop_assert_eq!(ours, [short(&theirs)]);
     }
 
     #[test]
