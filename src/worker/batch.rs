@@ -50,15 +50,34 @@ impl Batch {
         self.rows.push(row);
     }
 
-    /// All of it, as pieces; it is empty then.
-    pub(super) fn take(&mut self) -> VecDeque<Piece> {
+    /// Whether some of it may be in the table.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// All of it, as pieces of the batch that it is called by; it is empty then.
+    pub(super) fn take(&mut self, batch: BatchId) -> VecDeque<Piece> {
         let Self { rows, is_known, .. } = std::mem::take(self);
         let (doubtful, good): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_doubtful);
         let good = (!good.is_empty()).then_some(good);
         let alone = doubtful.into_iter().map(|row| vec![row]);
         let pieces = good.into_iter().chain(alone);
-        pieces.map(|rows| Piece { rows, is_known }).collect()
+        let piece = |rows| Piece {
+            rows,
+            is_known,
+            batch,
+        };
+        pieces.map(piece).collect()
     }
+}
+
+/// Which batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct BatchId {
+    /// Counts them.
+    pub(super) n: u64,
+    /// When it began to be stored.
+    pub(super) began_ms: u64,
 }
 
 /// What is stored by one transaction.
@@ -68,9 +87,16 @@ pub(super) struct Piece {
     pub(super) rows: Vec<Row>,
     /// Whether some of it may be in the table: then it goes through the staging table.
     pub(super) is_known: bool,
+    /// Whose.
+    pub(super) batch: BatchId,
 }
 
 impl Piece {
+    /// Bytes of its rows.
+    pub(super) fn bytes(&self) -> usize {
+        self.rows.iter().map(Row::bytes).sum()
+    }
+
     /// What is tried instead, after PostgreSQL has refused it for one of its rows: `line` is the
     /// one that it named, from 1 on.
     ///
@@ -80,7 +106,11 @@ impl Piece {
         if self.rows.len() <= 1 {
             return Err(self);
         }
-        let Self { mut rows, is_known } = self;
+        let Self {
+            mut rows,
+            is_known,
+            batch,
+        } = self;
         let named = line.and_then(|line| usize::try_from(line).ok());
         let named = named.filter(|line| (1..=rows.len()).contains(line));
         let parts = match named {
@@ -95,7 +125,12 @@ impl Piece {
             }
         };
         let parts = parts.into_iter().filter(|rows| !rows.is_empty());
-        Ok(parts.map(|rows| Self { rows, is_known }).collect())
+        let part = |rows| Self {
+            rows,
+            is_known,
+            batch,
+        };
+        Ok(parts.map(part).collect())
     }
 }
 
@@ -109,6 +144,7 @@ mod tests {
         Piece {
             rows,
             is_known: true,
+            batch: BatchId::default(),
         }
     }
 
@@ -143,10 +179,12 @@ mod tests {
         }
         assert_eq!((batch.len(), batch.since_ms()), (6, Some(11)));
         assert!(batch.bytes() > 6 * 100);
-        let pieces: Vec<_> = batch.take().into();
+        let id = BatchId { n: 7, began_ms: 1 };
+        let pieces: Vec<_> = batch.take(id).into();
+        assert!(pieces.iter().all(|piece| piece.batch == id));
         assert_eq!(offsets(&pieces), [&[2, 3, 5, 6][..], &[1], &[4]]);
         assert!(pieces.iter().all(|piece| piece.is_known));
         assert!(batch.is_empty() && batch.since_ms().is_none() && batch.bytes() == 0);
-        assert!(batch.take().is_empty());
+        assert!(batch.take(id).is_empty());
     }
 }

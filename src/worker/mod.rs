@@ -40,8 +40,9 @@
 //! - `held` = entries read and not yet acked = filling + storing + committed + to be set aside; no
 //!   entry is in two of them. What is held is passed over when the own pending entries are read.
 //! - filling has at most `BATCH_SIZE` rows, and no more than `BATCH_BYTES_MAX` but for the last
-//!   read's; storing is one batch. So two batches bound the memory.
-//! - At most one read, one keep, one request to PostgreSQL are under way.
+//!   read's; storing is one batch, and one more that is sent behind it if both together are no
+//!   larger than that. So the memory of two batches bounds it.
+//! - At most one read, one keep, and one request to PostgreSQL, or two with rows, are under way.
 //! - What is below the floor, min(oldest pending, last delivered), is committed or set aside;
 //!   trimming stays below it.
 

@@ -4,7 +4,9 @@
 //! times a second at least, and drives all that only time does. Whatever an effect asks for is
 //! answered by an event, or by the connection's end.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+
+use hashbrown::HashSet;
 
 use super::batch::Batch;
 use super::command::{Ask, Kept, Reply, Stream};

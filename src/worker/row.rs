@@ -119,18 +119,21 @@ pub(super) fn namespace(stream: &str) -> Uuid {
 /// SQLSTATE `character_not_in_repertoire`: what PostgreSQL says of bytes that are no UTF-8.
 const NOT_UTF8: &str = "22021";
 
-/// The fields that are read, by where they stand in what is gathered.
-const NAMES: [&[u8]; 9] = [
-    b"room_name",
-    b"user_id",
-    b"username",
-    b"payload",
-    b"metadata",
-    b"id",
-    b"epoch",
-    b"offset",
-    b"sent_at",
-];
+/// Where a field stands in what is gathered, if it is one that is read.
+fn place_of(name: &[u8]) -> Option<usize> {
+    Some(match name {
+        b"room_name" => 0,
+        b"user_id" => 1,
+        b"username" => 2,
+        b"payload" => 3,
+        b"metadata" => 4,
+        b"id" => 5,
+        b"epoch" => 6,
+        b"offset" => 7,
+        b"sent_at" => 8,
+        _ => return None,
+    })
+}
 
 /// The row that an entry's fields make: names and values, in turn. Of a field that is there twice
 /// the first counts.
@@ -148,12 +151,14 @@ pub(super) fn read(namespace: &Uuid, entry: EntryId, fields: &[Value]) -> Result
         let (Value::Text(name), Value::Text(value)) = (&pair[0], &pair[1]) else {
             continue;
         };
-        let Some(at) = NAMES.iter().position(|known| *known == &name[..]) else {
+        let Some(at) = place_of(name) else {
             continue;
         };
         if texts[at].is_none() {
-            let name = String::from_utf8_lossy(NAMES[at]);
-            let bad = || refuse(NOT_UTF8, format!("the field {name} is no UTF-8 text"));
+            let bad = || {
+                let name = String::from_utf8_lossy(name);
+                refuse(NOT_UTF8, format!("the field {name} is no UTF-8 text"))
+            };
             texts[at] = Some(Text::of(value).ok_or_else(bad)?);
         }
     }

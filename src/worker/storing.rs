@@ -6,6 +6,10 @@
 //!                                └────────┘ every few seconds, and before a row is condemned
 //! ```
 //!
+//! While one batch is stored the next one is sent already, so that PostgreSQL waits for nobody: two
+//! transactions, one behind the other, each by itself. Only while all is well: neither may have been
+//! there before, nothing is split, and no care of the tables is due.
+//!
 //! | a piece is answered | then |
 //! |---|---|
 //! | well | its entries are to be acked |
@@ -18,7 +22,7 @@
 
 use std::collections::VecDeque;
 
-use super::batch::Piece;
+use super::batch::{BatchId, Piece};
 use super::copy;
 use super::pipeline::{Effect, Level, Now, Worker};
 use super::row::Refused;
@@ -39,6 +43,8 @@ const FORGET: &str = include_str!("sql/forget.sql");
 const COMPACT_ROWS: i64 = 20_000;
 /// See [`COMPACT_ROWS`].
 const RETAIN_ROWS: i64 = 5_000;
+/// Requests without an answer: what is stored, and what comes next.
+const REQUESTS_MAX: usize = 2;
 /// Pieces without a row that was there, after which the staging table is left again.
 const CLEAN_PIECES: u32 = 8;
 
@@ -53,13 +59,23 @@ enum Phase {
 }
 
 /// What is being answered.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Running {
     RollBack,
     Migrate,
     Prepare,
     Check,
-    Piece { is_staged: bool, users: Vec<Pair> },
+    Piece {
+        piece: Piece,
+        is_staged: bool,
+        users: Vec<Pair>,
+    },
+    Care(Care),
+}
+
+/// What the tables need now and then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
     Compact,
     Retain,
     Forget,
@@ -69,19 +85,21 @@ enum Running {
 #[derive(Debug)]
 pub(super) struct Store {
     phase: Phase,
-    running: Option<Running>,
+    /// What was asked, in order; several only if they are pieces.
+    running: VecDeque<Running>,
     migration: Migration,
     /// The answer to its last request.
     migrated: Answer,
     needs_rollback: bool,
-    /// The batch that is being stored; the first piece is under way or next.
+    /// What is left to be sent of the batches that are being stored.
     pieces: VecDeque<Piece>,
-    began_ms: Now,
+    /// Batches that were begun.
+    batches: u64,
     /// When to ask again after a failure.
     at_ms: Now,
     checked_ms: Option<Now>,
-    /// The first piece's only row was refused: it is to blame if the tables are as they should be.
-    accused: Option<Refused>,
+    /// The only row of a piece was refused: it is to blame if the tables are as they should be.
+    accused: Option<(Piece, Refused)>,
     compact_ms: Now,
     retain_ms: Now,
     forget_ms: Now,
@@ -95,12 +113,12 @@ impl Store {
     pub(super) fn new() -> Self {
         Self {
             phase: Phase::Down,
-            running: None,
+            running: VecDeque::new(),
             migration: Migration::new(),
             migrated: Answer::default(),
             needs_rollback: false,
             pieces: VecDeque::new(),
-            began_ms: 0,
+            batches: 0,
             at_ms: 0,
             checked_ms: None,
             accused: None,
@@ -122,17 +140,32 @@ impl Store {
         }
     }
 
-    /// Rows of the batch that is being stored.
+    /// The pieces that are being stored, sent or not.
+    fn unstored(&self) -> impl Iterator<Item = &Piece> {
+        let sent = self.running.iter().filter_map(|running| match running {
+            Running::Piece { piece, .. } => Some(piece),
+            _ => None,
+        });
+        let accused = self.accused.iter().map(|(piece, _)| piece);
+        accused.chain(sent).chain(&self.pieces)
+    }
+
+    /// Their rows.
     #[cfg(debug_assertions)]
     pub(super) fn rows(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.rows.len()).sum()
+        self.unstored().map(|piece| piece.rows.len()).sum()
+    }
+
+    fn is_checked(&self, now: Now) -> bool {
+        let at = self.checked_ms;
+        at.is_some_and(|at| now < at + SCHEMA_CHECK_MS)
     }
 }
 
 impl Worker {
     /// Asks PostgreSQL for what is next.
     pub(super) fn store(&mut self, now: Now) {
-        while self.store.running.is_none() && self.store.at_ms <= now {
+        while self.store.at_ms <= now && self.has_room(now) {
             let next = match self.store.phase {
                 Phase::Down => return,
                 _ if self.store.needs_rollback => {
@@ -148,9 +181,34 @@ impl Worker {
                 },
             };
             if let Some((running, request)) = next {
-                self.store.running = Some(running);
+                self.store.running.push_back(running);
                 self.effects.push(Effect::Pg(request));
             }
+        }
+    }
+
+    /// Whether one more request may be sent.
+    fn has_room(&self, now: Now) -> bool {
+        let (store, filling) = (&self.store, &self.filling);
+        match store.running.front() {
+            None => true,
+            Some(Running::Piece {
+                piece,
+                is_staged: false,
+                ..
+            }) => {
+                store.running.len() < REQUESTS_MAX
+                    && store.phase == Phase::Ready
+                    && store.is_checked(now)
+                    && store.staged_left == 0
+                    && store.pieces.is_empty()
+                    && store.accused.is_none()
+                    && self.due_care(now).is_none()
+                    && !filling.is_known()
+                    && self.is_due(now)
+                    && piece.bytes() + filling.bytes() <= BATCH_BYTES_MAX
+            }
+            Some(_) => false,
         }
     }
 
@@ -170,28 +228,25 @@ impl Worker {
 
     /// What is next when all is well; `None`: nothing, or the phase has changed.
     fn work(&mut self, now: Now) -> Option<(Running, Request)> {
-        if self.store.pieces.is_empty() {
-            if !self.is_stopping()
-                && let Some(care) = self.care(now)
-            {
-                return Some(care);
+        if self.store.pieces.is_empty() && self.store.accused.is_none() {
+            if let Some(care) = self.due_care(now) {
+                return Some(self.care(care));
             }
             if !self.is_due(now) {
                 return None;
             }
-            self.store.pieces = self.filling.take();
-            self.store.began_ms = now;
+            self.store.batches += 1;
+            self.store.pieces = self.filling.take(BatchId {
+                n: self.store.batches,
+                began_ms: now,
+            });
         }
-        let is_fresh = self
-            .store
-            .checked_ms
-            .is_some_and(|at| now < at + SCHEMA_CHECK_MS);
-        if !is_fresh {
+        if !self.store.is_checked(now) {
             self.store.phase = Phase::Check;
             return None;
         }
         let store = &mut self.store;
-        let piece = store.pieces.front()?;
+        let piece = store.pieces.pop_front()?;
         let buffer = std::mem::take(&mut store.buffer);
         let is_staged = piece.is_known || store.staged_left > 0;
         let (users, request) = if is_staged {
@@ -202,7 +257,12 @@ impl Worker {
             let request = copy::plain(&piece.rows, &users, buffer);
             (users, request)
         };
-        Some((Running::Piece { is_staged, users }, request))
+        let running = Running::Piece {
+            piece,
+            is_staged,
+            users,
+        };
+        Some((running, request))
     }
 
     fn is_due(&self, now: Now) -> bool {
@@ -214,22 +274,31 @@ impl Worker {
             || (self.is_stopping() && !filling.is_empty() && !self.reader.is_reading())
     }
 
-    /// What the tables need now and then.
-    fn care(&mut self, now: Now) -> Option<(Running, Request)> {
-        let store = &mut self.store;
-        if store.compact_ms <= now {
-            return Some((Running::Compact, Request::simple(copy::plain_sql(COMPACT))));
+    /// What the tables need now.
+    fn due_care(&self, now: Now) -> Option<Care> {
+        if self.is_stopping() {
+            return None;
         }
-        let retention_ms = self.settings.retention_ms?;
-        let of =
-            |sql: &str| Request::simple(sql.replace(":retention_ms", &retention_ms.to_string()));
-        if store.retain_ms <= now {
-            return Some((Running::Retain, of(RETAIN)));
-        }
-        if store.forget_ms <= now {
-            return Some((Running::Forget, of(FORGET)));
-        }
-        None
+        let store = &self.store;
+        let retains = self.settings.retention_ms.is_some();
+        [
+            (Care::Compact, store.compact_ms <= now),
+            (Care::Retain, retains && store.retain_ms <= now),
+            (Care::Forget, retains && store.forget_ms <= now),
+        ]
+        .into_iter()
+        .find_map(|(care, is_due)| is_due.then_some(care))
+    }
+
+    fn care(&self, care: Care) -> (Running, Request) {
+        let sql = match care {
+            Care::Compact => COMPACT,
+            Care::Retain => RETAIN,
+            Care::Forget => FORGET,
+        };
+        let retention_ms = self.settings.retention_ms.unwrap_or(u64::MAX);
+        let sql = copy::plain_sql(sql).replace(":retention_ms", &retention_ms.to_string());
+        (Running::Care(care), Request::simple(sql))
     }
 
     pub(super) fn on_pg(&mut self, now: Now, event: Event) {
@@ -250,7 +319,7 @@ impl Worker {
             }
             Event::Down { why, .. } => self.on_pg_down(now, &why),
             Event::Answer(answer) => {
-                if let Some(running) = self.store.running.take() {
+                if let Some(running) = self.store.running.pop_front() {
                     match answer {
                         Ok(answer) => self.on_answer(now, running, answer),
                         Err(refusal) => self.on_refusal(now, running, &refusal),
@@ -268,11 +337,12 @@ impl Worker {
     /// What was under way may be committed or not.
     fn on_pg_down(&mut self, now: Now, why: &Refusal) {
         self.store.phase = Phase::Down;
-        self.store.accused = None;
-        if let Some(Running::Piece { .. }) = self.store.running.take() {
-            self.counters.retries += 1;
-            if let Some(piece) = self.store.pieces.front_mut() {
+        self.acquit();
+        for running in std::mem::take(&mut self.store.running).into_iter().rev() {
+            if let Running::Piece { mut piece, .. } = running {
+                self.counters.retries += 1;
                 piece.is_known = true;
+                self.store.pieces.push_front(piece);
             }
         }
         self.pg_failed(now, &why.explain());
@@ -297,20 +367,24 @@ impl Worker {
             Running::Migrate => self.store.migrated = answer,
             Running::Prepare => self.store.phase = Phase::Check,
             Running::Check => self.on_checked(now, &answer),
-            Running::Piece { is_staged, users } => {
-                self.on_stored(now, is_staged, &answer);
+            Running::Piece {
+                piece,
+                is_staged,
+                users,
+            } => {
+                self.on_stored(now, &piece, is_staged, &answer);
                 self.store.seen.remember(now, users);
             }
-            Running::Compact if count >= COMPACT_ROWS => {}
-            Running::Compact => self.store.compact_ms = now + COMPACT_MS,
-            Running::Retain => {
+            Running::Care(Care::Compact) if count >= COMPACT_ROWS => {}
+            Running::Care(Care::Compact) => self.store.compact_ms = now + COMPACT_MS,
+            Running::Care(Care::Retain) => {
                 self.counters.deleted += count.unsigned_abs();
                 if count < RETAIN_ROWS {
                     let retention_ms = self.settings.retention_ms.unwrap_or(RETAIN_MS);
                     self.store.retain_ms = now + (retention_ms / 4).clamp(500, RETAIN_MS);
                 }
             }
-            Running::Forget => self.store.forget_ms = now + FORGET_MS,
+            Running::Care(Care::Forget) => self.store.forget_ms = now + FORGET_MS,
         }
     }
 
@@ -326,7 +400,7 @@ impl Worker {
             }
             return;
         }
-        self.store.accused = None;
+        self.acquit();
         let why = format!(
             "{}: undo what was changed by hand, or run `ringcast migrate`; nothing is stored until \
              then",
@@ -336,10 +410,7 @@ impl Worker {
     }
 
     /// A piece is committed.
-    fn on_stored(&mut self, now: Now, is_staged: bool, answer: &Answer) {
-        let Some(piece) = self.store.pieces.pop_front() else {
-            return;
-        };
+    fn on_stored(&mut self, now: Now, piece: &Piece, is_staged: bool, answer: &Answer) {
         let count = piece.rows.len() as u64;
         let number = |row: usize| {
             let number = answer.rows.get(row).and_then(|row| row.int(0));
@@ -366,10 +437,16 @@ impl Worker {
         }
         self.to_ack.extend(piece.rows.iter().map(|row| row.entry));
         self.effects.push(Effect::Committed);
-        if self.store.pieces.is_empty() {
-            self.counters.batch(now.saturating_sub(self.store.began_ms));
-        }
+        self.count_batch(now, piece.batch);
         self.pg_is_well(now);
+    }
+
+    /// A piece of that batch is done: was it the last one?
+    fn count_batch(&mut self, now: Now, batch: BatchId) {
+        let is_left = self.store.unstored().any(|piece| piece.batch.n == batch.n);
+        if !is_left {
+            self.counters.batch(now.saturating_sub(batch.began_ms));
+        }
     }
 
     /// Messages at positions that others have.
@@ -386,11 +463,11 @@ impl Worker {
     }
 
     fn on_refusal(&mut self, now: Now, running: Running, refusal: &Refusal) {
-        let is_staged = match running {
-            Running::Piece { is_staged, .. } => is_staged,
-            Running::Compact | Running::Retain | Running::Forget => {
-                return self.on_care_refused(now, &running, refusal);
-            }
+        let (mut piece, is_staged) = match running {
+            Running::Piece {
+                piece, is_staged, ..
+            } => (piece, is_staged),
+            Running::Care(care) => return self.on_care_refused(now, care, refusal),
             Running::RollBack => {
                 self.store.needs_rollback = false;
                 return;
@@ -399,24 +476,25 @@ impl Worker {
                 // What was done of it is undone, and all of it is begun anew.
                 self.store.migration = Migration::new();
                 self.store.migrated = Answer::default();
-                self.store.needs_rollback = running == Running::Migrate;
+                self.store.needs_rollback = matches!(running, Running::Migrate);
                 return self.pg_failed(now, &refusal.explain());
             }
         };
         match refusal.cause.remedy() {
             Remedy::Known if !is_staged => {
                 self.store.staged_left = CLEAN_PIECES;
-                if let Some(piece) = self.store.pieces.front_mut() {
-                    piece.is_known = true;
-                }
+                piece.is_known = true;
+                self.store.pieces.push_front(piece);
             }
-            Remedy::Known | Remedy::SetAside => self.on_bad_row(refusal),
+            Remedy::Known | Remedy::SetAside => self.on_bad_row(piece, refusal),
             Remedy::RetryNow => {
                 self.counters.retries += 1;
+                self.store.pieces.push_front(piece);
                 self.store.at_ms = now + self.rng.u64(1..20);
             }
             _ => {
                 self.counters.retries += 1;
+                self.store.pieces.push_front(piece);
                 if refusal.cause == Cause::Schema {
                     self.store.phase = Phase::Prepare;
                 }
@@ -426,10 +504,7 @@ impl Worker {
     }
 
     /// A row of the piece can't be stored.
-    fn on_bad_row(&mut self, refusal: &Refusal) {
-        let Some(piece) = self.store.pieces.pop_front() else {
-            return;
-        };
+    fn on_bad_row(&mut self, piece: Piece, refusal: &Refusal) {
         let of_rows = refusal.context.as_deref().is_some_and(|context| {
             context.starts_with("COPY messages,") || context.starts_with("COPY staged,")
         });
@@ -439,42 +514,48 @@ impl Worker {
                 let parts = parts.into_iter().rev();
                 parts.for_each(|part| self.store.pieces.push_front(part));
             }
+            // One after the other.
+            Err(piece) if self.store.accused.is_some() => self.store.pieces.push_front(piece),
             Err(piece) => {
                 // Is it the row, or have the tables changed?
                 self.store.checked_ms = None;
-                self.store.accused = piece.rows.first().map(|row| Refused {
-                    entry: row.entry,
+                let refused = Refused {
+                    entry: piece.rows[0].entry,
                     sqlstate: refusal.sqlstate.clone(),
                     reason: reason(refusal),
-                });
-                self.store.pieces.push_front(piece);
+                };
+                self.store.accused = Some((piece, refused));
             }
+        }
+    }
+
+    /// It may not have been the row.
+    fn acquit(&mut self) {
+        if let Some((piece, _)) = self.store.accused.take() {
+            self.store.pieces.push_front(piece);
         }
     }
 
     /// The tables are as they should be: it was the row.
     fn condemn(&mut self, now: Now) {
-        let Some(refused) = self.store.accused.take() else {
+        let Some((piece, refused)) = self.store.accused.take() else {
             return;
         };
-        self.store.pieces.pop_front();
         self.set_aside(refused);
-        if self.store.pieces.is_empty() {
-            self.counters.batch(now.saturating_sub(self.store.began_ms));
-        }
+        self.count_batch(now, piece.batch);
     }
 
-    fn on_care_refused(&mut self, now: Now, running: &Running, refusal: &Refusal) {
-        let (of, ms) = match running {
-            Running::Compact => ("summing up room_stats", COMPACT_MS),
-            Running::Retain => ("--retention", RETAIN_MS),
-            _ => ("forgetting users", FORGET_MS),
+    fn on_care_refused(&mut self, now: Now, care: Care, refusal: &Refusal) {
+        let (of, again_ms, ms) = match care {
+            Care::Compact => (
+                "summing up room_stats",
+                &mut self.store.compact_ms,
+                COMPACT_MS,
+            ),
+            Care::Retain => ("--retention", &mut self.store.retain_ms, RETAIN_MS),
+            Care::Forget => ("forgetting users", &mut self.store.forget_ms, FORGET_MS),
         };
-        match running {
-            Running::Compact => self.store.compact_ms = now + ms,
-            Running::Retain => self.store.retain_ms = now + ms,
-            _ => self.store.forget_ms = now + ms,
-        }
+        *again_ms = now + ms;
         if refusal.cause == Cause::Schema {
             self.store.phase = Phase::Prepare;
         }

@@ -57,7 +57,9 @@ impl Process {
                 Effect::Pg(request) => {
                     assert!(self.is_pg_up, "asked while it is down");
                     self.requests.push_back(request);
-                    assert_eq!(self.requests.len(), 1, "one at a time");
+                    let len = self.requests.len();
+                    let are_rows = |one: &Request| matches!(one, Request::Copy { .. });
+                    assert!(len == 1 || len == 2 && self.requests.iter().all(are_rows));
                 }
                 Effect::Say(_, text) if is_told() => {
                     println!("{now} {}: {text}", self.name);
@@ -122,6 +124,8 @@ impl Process {
                     }
                     _ => {
                         self.is_pg_up = false;
+                        // What was sent behind it may be done too.
+                        self.lose_requests(is_done, world, rng);
                         let why = PgRefusal::of_way(Cause::Away, "cut");
                         let retry_ms = 1;
                         self.handle(now, Event::Pg(PgEvent::Down { why, retry_ms }));
@@ -129,6 +133,18 @@ impl Process {
                 }
             }
             _ => self.handle(now, Event::Tick),
+        }
+    }
+}
+
+impl Process {
+    /// Its requests are not answered: the first ones may be done, if any may.
+    fn lose_requests(&mut self, may_be_done: bool, world: &mut World, rng: &mut fastrand::Rng) {
+        for request in std::mem::take(&mut self.requests) {
+            if !may_be_done || rng.bool() {
+                break;
+            }
+            let _ = world.postgres(&request);
         }
     }
 }
@@ -174,11 +190,7 @@ fn simulate(seed: u64) {
                     format!("w{names}")
                 }
             };
-            if let Some(request) = workers[at].requests.pop_front()
-                && rng.bool()
-            {
-                let _ = world.postgres(&request);
-            }
+            workers[at].lose_requests(true, &mut world, &mut rng);
             workers[at] = start(&name, batch_rows, rng.u64(..));
         }
         if !is_calm && rng.u32(..20_000) == 0 {
