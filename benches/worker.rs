@@ -1,13 +1,17 @@
 //! Rows a second of a worker, beside a bare COPY BINARY of the same rows into the same table with
-//! its indexes, by the same batch: in turns, one pair after the other, in one run.
+//! its indexes, by the same batch: in turns, one after the other, in one run.
 //!
 //! ```text
-//! bare:    rows encoded beforehand; one COPY a batch, each awaited; nothing else
-//! worker:  stopped (SIGSTOP) while its stream is filled, then let go: until the last commit
+//! bare:     rows encoded beforehand; one COPY a batch, each awaited; nothing else
+//! counted:  the same with what room_stats needs of the batch: the statements of a worker's batch
+//! worker:   stopped (SIGSTOP) while its stream is filled, then let go: until the last commit
 //! ```
 //!
-//! Without `--bench` it runs once with few rows. `cargo bench --bench worker`; what it prints is in
-//! docs/benches.md.
+//! What is measured against is `bare`; `counted` says what of the difference is the counts. With
+//! each, the CPU time of a row by process: it says which of them the others wait for.
+//!
+//! Without `--bench` it runs once with few rows. `cargo bench --bench worker`, or with sizes of batches
+//! behind it (`-- 100 1000`) only those; what it prints is in docs/benches.md.
 
 #![expect(
     clippy::unwrap_used,
@@ -44,6 +48,8 @@ const ROOMS: u64 = 50;
 const TRUNCATE: &str = "TRUNCATE messages, room_deltas, room_totals";
 const COPY: &str = "COPY messages (room_name, id, epoch, \"offset\", user_id, username, payload, \
                     metadata, created_at) FROM STDIN (FORMAT binary)";
+const COPY_COUNTS: &str = "COPY room_deltas (room_name, message_count, first_message_at, \
+                           last_message_at) FROM STDIN (FORMAT binary)";
 
 fn main() {
     let is_bench = std::env::args().any(|arg| arg == "--bench");
@@ -51,37 +57,171 @@ fn main() {
         true => &[(100, 100_000, 7), (1_000, 200_000, 7), (10_000, 200_000, 7)],
         false => &[(100, 500, 1)],
     };
-    for &(batch, count, pairs) in plans {
+    let only: Vec<u64> = std::env::args()
+        .filter_map(|arg| arg.parse().ok())
+        .collect();
+    for &(batch, count, turns) in plans {
+        if !only.is_empty() && !only.contains(&batch) {
+            continue;
+        }
+        let mut world = World::new(batch, count);
+        let mut turns: Vec<_> = (0..=turns).map(|_| world.turn()).collect();
+        // The first one warms up: files grow, users are seen.
+        turns.remove(0);
+        print(batch, &turns);
+        world.worker.stop();
+    }
+    if only.is_empty() {
+        latency(if is_bench { 50_000 } else { 500 });
+    }
+}
+
+/// A Redis, a PostgreSQL and a worker between them.
+struct World {
+    redis: Redis,
+    postgres: Postgres,
+    worker: Server,
+    talk: Talk,
+    batch: u64,
+    count: u64,
+}
+
+/// What each way took for the same rows: bare, counted, worker.
+type Turn = [Taken; 3];
+
+impl World {
+    fn new(batch: u64, count: u64) -> Self {
         let settings = ["shared_buffers=256MB", "max_wal_size=4GB"];
         let (redis, postgres) = (Redis::start(&[]), Postgres::lasting(&settings));
         let flags = ["--batch-size", &batch.to_string()];
         let worker = workers::start("w", &redis, &postgres, &flags);
         let mut talk = Talk::new(&postgres);
         talk.ask(Request::simple("SET client_min_messages = error"));
-        let (mut bares, mut ours, mut ratios) = (vec![], vec![], vec![]);
-        for pair in 0..=pairs {
-            let bare = bare(&mut talk, batch, count);
-            talk.ask(Request::simple(TRUNCATE));
-            let one = worked(&worker, &redis, &postgres, count);
-            talk.ask(Request::simple(TRUNCATE));
-            // The first pair warms up: files grow, users are seen.
-            if pair > 0 {
-                bares.push(bare);
-                ours.push(one);
-                ratios.push(one / bare);
-            }
+        Self {
+            redis,
+            postgres,
+            worker,
+            talk,
+            batch,
+            count,
         }
-        let [bare, ours, ratio] = [bares, ours, ratios.clone()].map(median);
+    }
+
+    fn turn(&mut self) -> Turn {
+        let bare = self.bare(false);
+        let counted = self.bare(true);
+        let worker = self.worked();
+        [bare, counted, worker]
+    }
+
+    /// Bare COPYs.
+    fn bare(&mut self, with_counts: bool) -> Taken {
+        let (batch, count) = (self.batch, self.count);
+        let mut sql = COPY.to_owned();
+        if with_counts {
+            sql.push(';');
+            sql.push_str(COPY_COUNTS);
+        }
+        let batches = (0..count / batch).map(|n| {
+            let mut rows = encoded(n * batch, batch);
+            if with_counts {
+                rows.extend_from_slice(&counts(n * batch, batch));
+            }
+            Request::copy(sql.clone(), rows)
+        });
+        let batches: Vec<_> = batches.collect();
+        let pids = [0, std::process::id(), self.postgres.pid()];
+        let taken = Taken::by(count, pids, || {
+            for request in batches {
+                self.talk.ask(request);
+            }
+        });
+        self.talk.ask(Request::simple(TRUNCATE));
+        taken
+    }
+
+    /// A worker that has a full stream before it.
+    fn worked(&mut self) -> Taken {
+        let (worker, count) = (&self.worker, self.count);
+        let before = worker.metric("worker_rows_total");
+        worker.signal(Signal::STOP);
+        workers::fill_from(&self.redis, before, count, ROOMS);
+        let pids = [self.redis.pid(), worker.pid(), self.postgres.pid()];
+        let taken = Taken::by(count, pids, || {
+            worker.signal(Signal::CONT);
+            while worker.metric("worker_rows_total") < before + count {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        assert_eq!(workers::rows(&self.postgres), count);
+        self.redis.ask(&["XTRIM", workers::STREAM, "MAXLEN", "1"]);
+        self.talk.ask(Request::simple(TRUNCATE));
+        taken
+    }
+}
+
+/// Rows a second, and of one row the CPU time, in µs: Redis, who writes, PostgreSQL with all its
+/// processes.
+#[derive(Clone, Copy)]
+struct Taken {
+    rate: f64,
+    cpu_us: [f64; 3],
+}
+
+impl Taken {
+    fn by(count: u64, pids: [u32; 3], work: impl FnOnce()) -> Self {
+        let before = pids.map(cpu);
+        let began = Instant::now();
+        work();
+        let rate = count as f64 / began.elapsed().as_secs_f64();
+        let mut cpu_us = pids.map(cpu);
+        for (after, before) in cpu_us.iter_mut().zip(before) {
+            *after = (*after - before) * 1e6 / count as f64;
+        }
+        Self { rate, cpu_us }
+    }
+}
+
+/// CPU seconds of a process, and of PostgreSQL's children, ended ones too; of none 0.
+fn cpu(pid: u32) -> f64 {
+    let of = |pid: u32, fields: &[usize]| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let rest = stat.rsplit(')').next().unwrap_or_default();
+        let words: Vec<_> = rest.split_whitespace().collect();
+        let ticks = fields
+            .iter()
+            .filter_map(|&at| words.get(at)?.parse::<u64>().ok());
+        ticks.sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64
+    };
+    // utime, stime, cutime and cstime of proc(5); the words begin with field 3.
+    if pid == std::process::id() {
+        return of(pid, &[11, 12]);
+    }
+    let children = postgres::children_of(pid).into_iter();
+    of(pid, &[11, 12, 13, 14]) + children.map(|child| of(child, &[11, 12])).sum::<f64>()
+}
+
+fn print(batch: u64, turns: &[Turn]) {
+    for (at, name) in ["bare COPY", "with counts", "worker"]
+        .into_iter()
+        .enumerate()
+    {
+        let of = |pick: &dyn Fn(&Taken) -> f64| median(turns.iter().map(|turn| pick(&turn[at])));
+        let [redis, writer, postgres] = [0, 1, 2].map(|part| of(&|taken| taken.cpu_us[part]));
+        let mut ratios: Vec<_> = turns
+            .iter()
+            .map(|turn| turn[at].rate / turn[0].rate)
+            .collect();
         ratios.sort_by(f64::total_cmp);
         println!(
-            "batches of {batch:>6}: worker {ours:>8.0} rows/s, bare COPY {bare:>8.0}, ratio \
-             {ratio:.2} ({:.2} to {:.2}), medians of {pairs}",
+            "batches of {batch:>6}: {name:<11} {:>8.0} rows/s, {:.2} ({:.2} to {:.2}) of the bare \
+             COPY; µs of CPU a row: {redis:.1} Redis, {writer:.1} writer, {postgres:.1} PostgreSQL",
+            of(&|taken| taken.rate),
+            median(ratios.iter().copied()),
             ratios[0],
-            ratios[ratios.len() - 1]
+            ratios[ratios.len() - 1],
         );
-        worker.stop();
     }
-    latency(if is_bench { 50_000 } else { 500 });
 }
 
 /// From an entry's time to its row's (which is when its transaction began), at 10,000 entries/s.
@@ -165,18 +305,6 @@ impl Talk {
     }
 }
 
-/// Rows a second of bare COPYs.
-fn bare(talk: &mut Talk, batch: u64, count: u64) -> f64 {
-    let batches: Vec<_> = (0..count / batch)
-        .map(|n| encoded(n * batch, batch))
-        .collect();
-    let began = Instant::now();
-    for rows in batches {
-        talk.ask(Request::copy(COPY, rows));
-    }
-    count as f64 / began.elapsed().as_secs_f64()
-}
-
 /// The same rows as [`workers::fill`] makes entries of.
 fn encoded(first: u64, count: u64) -> Vec<u8> {
     let mut buffer = CopyBuffer::default();
@@ -195,23 +323,23 @@ fn encoded(first: u64, count: u64) -> Vec<u8> {
     buffer.finish()
 }
 
-/// Rows a second of a worker that has a full stream before it.
-fn worked(worker: &Server, redis: &Redis, postgres: &Postgres, count: u64) -> f64 {
-    let before = worker.metric("worker_rows_total");
-    worker.signal(Signal::STOP);
-    workers::fill_from(redis, before, count, ROOMS);
-    let began = Instant::now();
-    worker.signal(Signal::CONT);
-    while worker.metric("worker_rows_total") < before + count {
-        std::thread::sleep(Duration::from_millis(10));
+/// What room_stats needs of these rows: one a room.
+fn counts(first: u64, count: u64) -> Vec<u8> {
+    let mut buffer = CopyBuffer::default();
+    let rooms = count.min(ROOMS);
+    for room in first..first + rooms {
+        let of_room = (count - (room - first)).div_ceil(ROOMS);
+        let mut row = buffer.row(4);
+        row.text(&format!("room-{}", room % ROOMS));
+        row.bigint(of_room as i64);
+        row.timestamptz(1_700_000_000_456);
+        row.timestamptz(1_700_000_000_456);
     }
-    let rate = count as f64 / began.elapsed().as_secs_f64();
-    assert_eq!(workers::rows(postgres), count);
-    redis.ask(&["XTRIM", workers::STREAM, "MAXLEN", "1"]);
-    rate
+    buffer.finish()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
