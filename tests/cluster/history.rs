@@ -14,20 +14,15 @@ use serde_json::{Value, json};
 use super::instances::{await_up, begin, start};
 use super::postgres::Postgres;
 use super::redis::Redis;
-use super::support::{Client, Server, eventually};
+use super::support::{Client, Server, all, eventually, talking};
 use super::talk::Talk;
 
 const STREAM: &str = "gosocket:messages:stream";
 const GROUP: &str = "persist-workers";
 const COPY: &str = "COPY messages (room_name, id, epoch, \"offset\", user_id, username, payload, \
                     metadata, created_at) FROM STDIN (FORMAT binary)";
-/// As in PROTOCOL 6.
-const TABLE: &str = r#"CREATE TABLE messages (
-    room_name text COLLATE "C" NOT NULL, id uuid NOT NULL, epoch text COLLATE "C",
-    "offset" bigint, user_id text NOT NULL, username text, payload jsonb NOT NULL, metadata jsonb,
-    created_at timestamptz NOT NULL, stored_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (room_name, id));
-    CREATE INDEX ON messages (room_name, epoch, "offset")"#;
+/// The schema.
+const TABLES: &str = include_str!("../../migrations/init.sql");
 
 /// A worker whose every step is a test's.
 struct Hand<'a> {
@@ -38,7 +33,7 @@ struct Hand<'a> {
 impl<'a> Hand<'a> {
     fn new(redis: &'a Redis, postgres: &Postgres) -> Self {
         let mut talk = Talk::new(postgres);
-        talk.sql(TABLE);
+        talk.sql(TABLES);
         redis.ask(&["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"]);
         Self { redis, talk }
     }
@@ -352,7 +347,67 @@ fn history_goes_through_all_that_keeps_it() {
     );
 }
 
-/// While PostgreSQL is away, stands still, or its table is locked: an answer from what is there, or
+/// FAULTS C8: a hundred at once ask for more than there may be, of a room with very many rows: each
+/// gets a page, or is refused; memory stays, and others talk on.
+#[test]
+fn a_hundred_ask_for_all_of_a_long_past() {
+    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let hand = Hand::new(&redis, &postgres);
+    let server = reader("a", &redis, &postgres);
+    let mut client = Client::new(&server);
+    let epoch = client.join("r")["epoch"].as_str().unwrap().to_owned();
+    drop(client);
+    let count: u64 = if all() { 1_000_000 } else { 20_000 };
+    postgres.sql(&format!(
+        "INSERT INTO messages (room_name, id, epoch, \"offset\", user_id, payload, created_at) \
+         SELECT 'r', gen_random_uuid(), '{epoch}', n, 'u', to_jsonb(repeat('x', 100)), now() \
+         FROM generate_series(1, {count}) n"
+    ));
+    hand.redis
+        .ask(&["HSET", "gosocket:state", "o:r", &count.to_string()]);
+    // A page by each, that what is kept of them is no growth.
+    get(&server, "r", &format!("epoch={epoch}&after=0&limit=1000"));
+    let before = server.memory_kib();
+    let mut longest = Duration::ZERO;
+    talking(&server, "elsewhere", 100, || {
+        std::thread::scope(|scope| {
+            for n in 0..100 {
+                let (server, epoch) = (&server, &epoch);
+                scope.spawn(move || ask_for_too_much(server, epoch, count, n));
+            }
+            let mut other = Client::new(&server);
+            other.join("others");
+            for n in 0..100 {
+                let began = Instant::now();
+                other.publish("others", json!(n));
+                longest = longest.max(began.elapsed());
+            }
+        });
+    });
+    let grown = server.memory_kib().saturating_sub(before) / 1024;
+    eprintln!("{grown} MiB more; another's publish took {longest:?} at most");
+    assert!(grown < 50, "{grown} MiB");
+}
+
+fn ask_for_too_much(server: &Server, epoch: &str, count: u64, n: u64) {
+    for limit in ["1000000000", "-1", "1e308", "1001"] {
+        let path = format!("/api/rooms/r/messages?limit={limit}");
+        assert_eq!(server.get(&path).status, 400, "{limit}");
+    }
+    let after = n * (count / 100);
+    let path = format!("/api/rooms/r/messages?epoch={epoch}&after={after}&limit=1000");
+    let answer = server.get(&path);
+    // Who would have to wait too long is told to come again.
+    if answer.status != 503 {
+        assert_eq!(answer.status, 200, "{:?}", answer.json());
+        let found = offsets(&answer.json());
+        assert!(!found.is_empty() && found.len() <= 1_000);
+        assert_eq!(found[0], after + 1);
+        assert!(found.is_sorted());
+    }
+}
+
+/// FAULTS E20: while PostgreSQL is away, stands still, or its table is locked: an answer from what is there, or
 /// a clean error, within two seconds; and as soon as it is back all is well.
 #[test]
 fn history_is_answered_or_refused_in_time() {

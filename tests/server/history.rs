@@ -141,6 +141,7 @@ fn what_is_no_request_for_history_is_refused_by_name() {
     }
 }
 
+/// FAULTS C8: a hundred histories at once, alone: bounded memory, and others talk on.
 #[test]
 fn many_at_once_cost_little_and_slow_nobody() {
     let server = Server::start(&["--room-log-bytes", "1MiB"]);

@@ -237,6 +237,46 @@ fn the_past_is_looked_at_by_scrolling_and_the_list_has_a_bound() {
     assert_eq!(window.browser().run("return asked.length"), 5);
 }
 
+/// The same with the server's own answers: all that was said is found by scrolling, once and in
+/// order, also where the room log does not reach back to.
+#[test]
+fn the_past_comes_from_the_server_by_scrolling() {
+    let Some(browser) = browser() else { return };
+    let server = Server::start(&["--room-log-bytes", "1MiB"]);
+    let mut client = Client::new(&server);
+    client.join("lobby");
+    client.publish_all("lobby", 0..330, |n| json!(format!("number {}", n + 1)));
+    // What is said elsewhere takes the room log's place.
+    client.publish_all("other", 0..400, |_| json!("x".repeat(4_000)));
+    let window = Window::first(&browser);
+    window.open(server.port);
+    window.join("lobby", "ann");
+    let shown = || -> Vec<String> {
+        let messages = window.messages().into_iter();
+        messages.map(|(_, what)| what).collect()
+    };
+    eventually("what was said last", || {
+        (shown().last()? == "number 330").then_some(())
+    });
+    assert!(shown().len() < 330, "nobody has scrolled");
+    let scroll = "const at = document.getElementById('scroll');
+                  at.dispatchEvent(new Event('wheel'));
+                  at.scrollTop = at.scrollTop > 50 ? 0 : 60";
+    let all: Vec<_> = (1..=330).map(|n| format!("number {n}")).collect();
+    eventually("all that was said", || {
+        window.browser().run(scroll);
+        (shown() == all).then_some(())
+    });
+    window.await_text("#past", "Here the conversation begins");
+    // And what is said now comes behind it.
+    client.publish("lobby", json!("and on"));
+    eventually("the next one", || {
+        (shown().last()? == "and on").then_some(())
+    });
+    assert_eq!(shown().len(), 331);
+    expect_no_complaints(&window);
+}
+
 /// What axe-core finds that is serious or worse, on the whole page as it is.
 fn barriers(window: &Window<'_>, axe: &str) -> Vec<String> {
     let browser = window.browser();

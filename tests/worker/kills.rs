@@ -2,7 +2,7 @@
 //! XACK that follows: every row is there, once.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -166,6 +166,40 @@ fn await_rows_at_least(postgres: &Postgres, count: u64) {
     }
 }
 
+/// FAULTS E1: nothing goes wrong, and all is there: every message once, without a hole, and soon after
+/// the last one nothing is left to be stored.
+#[test]
+fn a_million_without_a_fault() {
+    if !all() {
+        eprintln!("skipped: RINGCAST_TEST_ALL=1 runs it");
+        return;
+    }
+    let (redis, postgres) = (Redis::start(&[]), Postgres::lasting(&[]));
+    let servers = instances::start_all(3, &redis, &[]);
+    let worker = start("w", &redis, &postgres, &["--batch-size", "1000"]);
+    let plan = Plan {
+        clients: 40,
+        rooms: 20,
+        rate: 20_000,
+        messages: 1_000_000,
+        payload: 64,
+        fault: Duration::ZERO,
+    };
+    let verdict = Ledger::start(&servers, &plan).verdict();
+    let ended = Instant::now();
+    verdict.expect_honest();
+    assert_eq!(verdict.count("acked"), 1_000_000);
+    await_rows_at_least(&postgres, 1_000_000);
+    await_none_pending(&redis);
+    worker.await_metric("worker_lag_entries", 0);
+    let late = ended.elapsed();
+    eprintln!("nothing is left {late:?} after the last ack");
+    expect_all_acked(&redis, &postgres);
+    assert_eq!(rows(&postgres), 1_000_000);
+    assert_eq!(worker.metric("worker_rows_repeated_total"), 0);
+    assert!(late < Duration::from_secs(10), "{late:?}");
+}
+
 /// The one moment at which it is decided whether a row comes twice.
 #[test]
 fn a_worker_ends_between_a_commit_and_its_xack() {
@@ -185,8 +219,8 @@ fn a_worker_ends_between_a_commit_and_its_xack() {
     assert!(worker.metric("worker_rows_repeated_total") >= 100);
 }
 
-/// A worker dies for good with entries pending; another takes over, and the dead consumer goes only
-/// when nothing is pending with it.
+/// FAULTS E5: a worker dies for good with entries pending; another takes over, and the dead consumer
+/// goes only when nothing is pending with it.
 #[test]
 fn what_a_dead_worker_left_is_taken_over() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
@@ -216,7 +250,7 @@ fn what_a_dead_worker_left_is_taken_over() {
     });
 }
 
-/// One stands still for longer than it may be away: the other claims, both write.
+/// FAULTS E4: one stands still for longer than it may be away: the other claims, both write.
 #[test]
 fn one_that_stood_still_writes_too_and_nothing_comes_twice() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
@@ -237,7 +271,7 @@ fn one_that_stood_still_writes_too_and_nothing_comes_twice() {
     expect_whole(&postgres, 800);
 }
 
-/// FAULTS E2: a worker is killed every few seconds.
+/// FAULTS E2: a worker is killed every few seconds under load: nothing is lost or comes twice.
 #[test]
 fn a_worker_is_killed_again_and_again() {
     if !all() {

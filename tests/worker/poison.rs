@@ -34,6 +34,8 @@ fn dead_len(redis: &Redis) -> u64 {
     redis.ask(&["XLEN", DEAD]).as_u64().unwrap()
 }
 
+/// FAULTS E6: one in a hundred is poison: it is set aside with its reason and its bytes, and all
+/// others are stored.
 #[test]
 fn poison_is_set_aside_and_its_neighbours_are_stored() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
@@ -102,6 +104,7 @@ fn poison_is_set_aside_and_its_neighbours_are_stored() {
     }
 }
 
+/// FAULTS E6: a batch of nothing but poison.
 #[test]
 fn a_batch_of_nothing_but_poison() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
@@ -119,7 +122,7 @@ fn a_batch_of_nothing_but_poison() {
     worker.stop();
 }
 
-/// A field of 100 MiB, which no reply brings; and one that is behind it.
+/// FAULTS E6: a field of 100 MiB, which no reply brings; and what is behind it.
 #[test]
 fn an_entry_that_is_too_large_to_be_read_is_set_aside_unseen() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
