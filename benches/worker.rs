@@ -10,8 +10,8 @@
 //! What is measured against is `bare`; `counted` says what of the difference is the counts. With
 //! each, the CPU time of a row by process: it says which of them the others wait for.
 //!
-//! Without `--bench` it runs once with few rows. `cargo bench --bench worker`, or with sizes of batches
-//! behind it (`-- 100 1000`) only those; what it prints is in docs/benches.md.
+//! Without `--bench` it runs once with few rows. `cargo bench --bench worker`, or with sizes of
+//! batches behind it (`-- 100 1000`) only those; what it prints is in docs/benches.md.
 
 #![expect(
     clippy::unwrap_used,

@@ -92,7 +92,7 @@
 //! - **Huge pages are off** for the heap: they doubled what an idle connection costs.
 //! - **redis_protocol** decodes whole frames of the rarer kinds only; where one ends is found by a
 //!   walk of our own, which has bounds and does not begin anew, and texts, numbers, lists and maps
-//!   are decoded by one more pass: what a worker reads is made of them, and took it most of its time.
+//!   are decoded by one more pass: a worker reads nothing else, and it took most of its time.
 //! - **The past is joined page by page**: PostgreSQL, then the stream from the floor, then
 //!   PostgreSQL once more, for the page that is wanted. That a hole is final is found at its page,
 //!   so a resume whose first page is whole is `recovered`, and a hole deeper in (a dead entry) is

@@ -1,4 +1,4 @@
-//! Percent-encoding (RFC 3986, 2.1), as paths and the credentials of URLs have it: here `+` is a plus.
+//! Percent-encoding (RFC 3986, 2.1), as paths and the credentials of URLs have it: `+` is a plus.
 
 /// The bytes that `text` stands for; `None` if a percent sign is not followed by two hex digits.
 pub fn decode(text: &str) -> Option<Vec<u8>> {

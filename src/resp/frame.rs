@@ -16,8 +16,8 @@
 //!   when it is empty. `owed.len() <= RESP_DEPTH_MAX`.
 //! - Nothing is allocated for what is only announced.
 //! - A frame of plain kinds is decoded by [`plain`] whatever was agreed: so `$-1` and `*-1` are
-//!   known, which some proxies send to RESP3 clients. A push is an array with another first byte, so
-//!   a message is decoded that way too.
+//!   known, which some proxies send to RESP3 clients. A push is an array with another first byte,
+//!   so a message is decoded that way too.
 
 use bytes::BytesMut;
 use redis_protocol::error::RedisProtocolError;

@@ -4,8 +4,8 @@
 //! stderr: whatever is logged, a line stays a line and no terminal is steered. Secrets are kept out
 //! by those who log; nothing here knows one.
 //!
-//! A line that can't be written, such as to a full disk, is counted and dropped, and the next one that
-//! can says how many were: no log is worth a process.
+//! A line that can't be written, such as to a full disk, is counted and dropped, and the next one
+//! that can says how many were: no log is worth a process.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};

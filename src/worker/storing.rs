@@ -7,8 +7,8 @@
 //! ```
 //!
 //! While one batch is stored the next one is sent already, so that PostgreSQL waits for nobody: two
-//! transactions, one behind the other, each by itself. Only while all is well: neither may have been
-//! there before, nothing is split, and no care of the tables is due.
+//! transactions, one behind the other, each by itself. Only while all is well: neither may have
+//! been there before, nothing is split, and no care of the tables is due.
 //!
 //! | a piece is answered | then |
 //! |---|---|

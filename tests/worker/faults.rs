@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::postgres::Postgres;
 use super::redis::Redis;
-use super::support::{Server, all};
+use super::support::{Server, all, skip};
 use super::talk::Talk;
 use super::workers::{
     Writer, await_line, await_none_pending, await_ok, await_rows, command, expect_whole, fill,
@@ -276,8 +276,7 @@ fn the_disk_of_postgres_is_full() {
         .arg(&place)
         .status();
     if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no right to mount a small disk");
-        return;
+        return skip("no right to mount a small disk");
     }
     struct Mounted(std::path::PathBuf);
     impl Drop for Mounted {

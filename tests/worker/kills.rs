@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::instances::{self, Ledger, Plan};
 use super::postgres::Postgres;
 use super::redis::Redis;
-use super::support::{Server, all, eventually};
+use super::support::{Server, all, eventually, skip};
 use super::workers::{
     await_none_pending, await_rows, begin, command, expect_all_acked, expect_whole, fill, pending,
     rows, spawn, start,
@@ -166,13 +166,12 @@ fn await_rows_at_least(postgres: &Postgres, count: u64) {
     }
 }
 
-/// FAULTS E1: nothing goes wrong, and all is there: every message once, without a hole, and soon after
-/// the last one nothing is left to be stored.
+/// FAULTS E1: nothing goes wrong, and all is there: every message once, without a hole, and soon
+/// after the last one nothing is left to be stored.
 #[test]
 fn a_million_without_a_fault() {
     if !all() {
-        eprintln!("skipped: RINGCAST_TEST_ALL=1 runs it");
-        return;
+        return skip("RINGCAST_TEST_ALL=1 runs it");
     }
     let (redis, postgres) = (Redis::start(&[]), Postgres::lasting(&[]));
     let servers = instances::start_all(3, &redis, &[]);
@@ -219,8 +218,8 @@ fn a_worker_ends_between_a_commit_and_its_xack() {
     assert!(worker.metric("worker_rows_repeated_total") >= 100);
 }
 
-/// FAULTS E5: a worker dies for good with entries pending; another takes over, and the dead consumer
-/// goes only when nothing is pending with it.
+/// FAULTS E5: a worker dies for good with entries pending; another takes over, and the dead
+/// consumer goes only when nothing is pending with it.
 #[test]
 fn what_a_dead_worker_left_is_taken_over() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
@@ -254,13 +253,14 @@ fn what_a_dead_worker_left_is_taken_over() {
 #[test]
 fn one_that_stood_still_writes_too_and_nothing_comes_twice() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
-    fill(&redis, 800, 5);
-    let still = begin(
+    // Well before it stands still: else it may hold the lock under which the tables are made.
+    let still = start(
         "still",
         &redis,
         &postgres,
-        &["--batch-size", "1000", "--batch-timeout", "3s"],
+        &["--batch-size", "1000", "--batch-timeout", "5s"],
     );
+    fill(&redis, 800, 5);
     still.await_metric("worker_held_entries", 800);
     still.signal(Signal::STOP);
     let _other = start("other", &redis, &postgres, &[]);
@@ -275,8 +275,7 @@ fn one_that_stood_still_writes_too_and_nothing_comes_twice() {
 #[test]
 fn a_worker_is_killed_again_and_again() {
     if !all() {
-        eprintln!("skipped: RINGCAST_TEST_ALL=1 runs it");
-        return;
+        return skip("RINGCAST_TEST_ALL=1 runs it");
     }
     let (redis, postgres) = (Redis::start(&[]), Postgres::lasting(&[]));
     let servers = instances::start_all(3, &redis, &[]);
