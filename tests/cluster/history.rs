@@ -407,8 +407,8 @@ fn ask_for_too_much(server: &Server, epoch: &str, count: u64, n: u64) {
     }
 }
 
-/// FAULTS E20: while PostgreSQL is away, stands still, or its table is locked: an answer from what is
-/// there, or a clean error, within two seconds; and as soon as it is back all is well.
+/// FAULTS E20: while PostgreSQL is away, stands still, or its table is locked: an answer from what
+/// is there, or a clean error, within two seconds; and as soon as it is back all is well.
 #[test]
 fn history_is_answered_or_refused_in_time() {
     let (redis, mut postgres) = (Redis::start(&[]), Postgres::start(&[]));

@@ -247,7 +247,7 @@ fn the_past_comes_from_the_server_by_scrolling() {
     client.join("lobby");
     client.publish_all("lobby", 0..330, |n| json!(format!("number {}", n + 1)));
     // What is said elsewhere takes the room log's place.
-    client.publish_all("other", 0..400, |_| json!("x".repeat(4_000)));
+    client.publish_all("other", 0..300, |_| json!("x".repeat(4_000)));
     let window = Window::first(&browser);
     window.open(server.port);
     window.join("lobby", "ann");
