@@ -19,7 +19,7 @@ here=$(dirname "$0")
 load=${2:-$here/../target/release/loadtest}
 : "${SECONDS_EACH:=10}" "${INSTANCES:=3}" "${CLIENTS:=2000}" "${RATE:=1000}" "${PORT:=18200}"
 : "${DRAIN_WINDOW:=8s}" "${CLUSTER_CORES:=0}" "${LOAD_CORES:=1}"
-: "${SERVER_FLAGS:=--shards 1 --pin-cores off}"
+: "${SERVER_FLAGS:=--shards 1 --pin-cores off --rate-limit 0 --rate-limit-bytes 0 --rate-limit-address 0}"
 export BALANCE="${BALANCE:-least_conn}"
 PATH=$PATH:/usr/sbin
 

@@ -17,7 +17,7 @@ server=$1
 load=${2:-$(dirname "$0")/../target/release/loadtest}
 : "${TURNS:=3}" "${SECONDS_EACH:=10}" "${INSTANCES:=3}" "${PORT:=18100}" "${FIND_RATE:=0}"
 : "${SERVER_CORES:=0}" "${REDIS_CORES:=0}" "${LOAD_CORES:=1}"
-: "${SERVER_FLAGS:=--shards 1 --pin-cores off}"
+: "${SERVER_FLAGS:=--shards 1 --pin-cores off --rate-limit 0 --rate-limit-bytes 0 --rate-limit-address 0}"
 
 . "$(dirname "$0")/common.sh"
 own_namespace "$0" "$@"

@@ -56,6 +56,8 @@ mod profile;
 mod program;
 #[path = "server/protocol.rs"]
 mod protocol;
+#[path = "server/rates.rs"]
+mod rates;
 #[path = "server/resume.rs"]
 mod resume;
 #[path = "server/slow.rs"]

@@ -53,10 +53,6 @@ pub static LATER: &[LaterSetting] = &[
         inert: &["PubSub", "pubsub"],
         ..named("redis-mode", "Redis__Mode")
     },
-    but("rate-limit", &["0"]),
-    but("rate-limit-bytes", &["0"]),
-    but("rate-limit-address", &["0"]),
-    but("max-connections-per-address", &["0"]),
     flag("api-key"),
     flag("jwt-secret"),
     flag("jwt-key-file"),

@@ -129,6 +129,14 @@ pub struct Config {
     pub max_fragments: Option<usize>,
     /// Connections; `None`: what the limit on open files allows.
     pub max_connections: Option<usize>,
+    /// Connections of one address at a time; 0: no limit.
+    pub max_connections_per_address: u32,
+    /// Messages a second of one connection; 0: no limit.
+    pub rate_limit: u32,
+    /// Bytes a second of one connection; 0: no limit.
+    pub rate_limit_bytes: usize,
+    /// Messages a second of one address; 0: no limit.
+    pub rate_limit_address: u32,
     /// Rooms of this instance.
     pub max_rooms: usize,
     /// Rooms of one connection.

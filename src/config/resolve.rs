@@ -167,6 +167,10 @@ fn unset() -> Config {
         echo_message_bytes_max: 0,
         max_fragments: None,
         max_connections: None,
+        max_connections_per_address: 0,
+        rate_limit: 0,
+        rate_limit_bytes: 0,
+        rate_limit_address: 0,
         max_rooms: 0,
         max_rooms_per_connection: 0,
         room_log_bytes: 0,
@@ -295,6 +299,13 @@ fn check_together(config: &Config, settings: &mut [Resolved]) {
         "max-message-bytes",
         "room-log-bytes",
         "at most",
+    );
+    // Of a larger message the rest would not count.
+    must(
+        config.rate_limit_bytes == 0 || config.max_message_bytes <= 60 * config.rate_limit_bytes,
+        "rate-limit-bytes",
+        "max-message-bytes",
+        "0, or at least a 60th of",
     );
     must(
         config.max_rooms_per_connection <= config.max_rooms,

@@ -320,6 +320,37 @@ pub static SETTINGS: &[Setting] = &[
         |c, t| put(&mut c.max_connections, number_or("auto", t, COUNT)),
     ),
     setting(
+        "max-connections-per-address",
+        "0",
+        "N",
+        "WebSockets of one address (IPv6: of a /64) at a time; 0: no limit",
+        |c, t| {
+            let most = u64::from(u32::MAX);
+            put(&mut c.max_connections_per_address, number(t, 0..=most))
+        },
+    ),
+    setting(
+        "rate-limit",
+        "1000",
+        "N",
+        "messages a second of one connection, twice that at once; 0: no limit",
+        |c, t| put(&mut c.rate_limit, number(t, 0..=1_000_000)),
+    ),
+    setting(
+        "rate-limit-bytes",
+        "1MiB",
+        "SIZE",
+        "bytes a second of one connection, twice that at once; 0: no limit",
+        |c, t| put(&mut c.rate_limit_bytes, size(t, 0..=1 << 40)),
+    ),
+    setting(
+        "rate-limit-address",
+        "10000",
+        "N",
+        "messages a second of one address (IPv6: of a /64), twice that at once; 0: no limit",
+        |c, t| put(&mut c.rate_limit_address, number(t, 0..=10_000_000)),
+    ),
+    setting(
         "max-rooms",
         "1000000",
         "N",

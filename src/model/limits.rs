@@ -47,6 +47,18 @@ pub const MAILBOX_BATCHES: usize = 256;
 /// from the home shard's room log instead.
 pub const LANE_DELIVERY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// How many seconds' worth of a rate limit may come at once (PROTOCOL 1).
+pub const RATE_BURST_SECONDS: u32 = 2;
+/// How many seconds' worth of messages may be refused, beyond a second's worth in every second,
+/// before the connection is closed.
+pub const RATE_REFUSED_SECONDS: u32 = 4;
+/// How often a shard says that an address is limited, in ms.
+pub const RATE_WARN_MS: u64 = 60_000;
+/// Addresses that a shard counts apart.
+pub const ADDRESSES_MAX: usize = 1 << 20;
+/// In how many parts all shards together tell an address' home of a burst.
+pub const ADDRESS_REPORTS: u32 = 8;
+
 /// Bytes that wait in a connection's outbox for the socket, beyond which it is not read: what can
 /// still come is what was let in before, which credits bound.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;

@@ -385,6 +385,13 @@ impl Core {
                 let answer = self.stats.answer(page);
                 self.handle(Event::Answered(id, answer));
             }
+            Effect::Limited(address) => {
+                tracing::warn!(
+                    %address,
+                    "messages are refused: its connections are over --rate-limit-address; if it is \
+                     a proxy, --trusted-proxies counts its clients apart"
+                );
+            }
             Effect::Opened(client, address) => {
                 let client = client.as_str();
                 tracing::debug!(client, %address, "a client has connected");

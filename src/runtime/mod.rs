@@ -56,7 +56,7 @@ use crate::backplane::{Answer, redis as redis_settings};
 use crate::config::{Config, Driver, SlowConsumer, StoreKind};
 use crate::model::limits::{READY_BYTES_MAX, REMEMBERED_IDS_MAX};
 use crate::model::{Epoch, Timestamp};
-use crate::shard::{Keeping, Options, Shard, ShardId, SlowConsumer as Slow};
+use crate::shard::{Keeping, Options, Rates, Shard, ShardId, SlowConsumer as Slow};
 use crate::store::{DataDirLock, Store};
 
 /// Shards at most: a bit each in a room's set of subscribers.
@@ -426,6 +426,12 @@ fn options(config: &Config, shards: usize, keeping: Keeping) -> Options {
         heartbeat_ms: ms(config.heartbeat),
         idle_ms: ms(config.idle_timeout),
         dedupe_ms: ms(config.dedupe_window),
+        rates: Rates {
+            messages: config.rate_limit,
+            bytes: config.rate_limit_bytes as u64,
+            address_messages: config.rate_limit_address,
+            address_connections: config.max_connections_per_address,
+        },
         origins: config.allowed_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
     }

@@ -170,7 +170,9 @@ impl Stats {
         Snapshot {
             connections: total.connections,
             connections_accepted: total.accepted,
-            connections_refused: self.turned_away.load(Ordering::Relaxed) + total.turned_away,
+            connections_refused: self.turned_away.load(Ordering::Relaxed)
+                + total.turned_away
+                + total.address_full,
             rooms: total.rooms,
             members: total.members,
             accepted: total.published,
@@ -188,6 +190,12 @@ impl Stats {
                 .zip(total.closes)
                 .collect::<BTreeMap<_, _>>(),
             errors: errors.collect(),
+            limited: ["messages", "bytes", "address"]
+                .into_iter()
+                .zip(total.limited)
+                .chain([("connections", total.address_full)])
+                .collect(),
+            limited_closed: total.limited_closed,
             panics: total.panics,
             room_log_bytes: total.log_bytes,
             commits: self.commits.load(Ordering::Relaxed),

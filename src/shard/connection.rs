@@ -11,6 +11,8 @@ use crate::model::limits::{CONNECTION_CREDIT_BYTES, CONNECTION_CREDITS, OUTBOX_B
 use crate::model::{ClientId, Name};
 use crate::net::Decoder;
 
+use super::addresses::Place;
+use super::allowance::Allowance;
 use super::event::{Arrival, ConnId};
 use super::http::Exchange;
 
@@ -114,6 +116,10 @@ pub(super) struct Conn {
     pub(super) in_flight: u32,
     pub(super) credit_used: u32,
     pub(super) tickets: u32,
+    /// What it may still send.
+    pub(super) allowance: Allowance,
+    /// Where its address is counted, if it is.
+    pub(super) place: Option<Place>,
     /// When the last byte came, in ms.
     pub(super) heard_ms: u64,
     /// When the socket last took a byte, while it is blocked.
@@ -155,6 +161,8 @@ impl Conn {
             in_flight: 0,
             credit_used: 0,
             tickets: 0,
+            allowance: Allowance::new(now_ms),
+            place: None,
             heard_ms: now_ms,
             progress_ms: now_ms,
             deadline_ms: now_ms + head_ms,

@@ -67,6 +67,13 @@ pub struct Counters {
     pub slow_closed: u64,
     /// Upgrades refused because there were too many connections.
     pub turned_away: u64,
+    /// Messages that were not taken: over the connection's messages, its bytes, its address'
+    /// messages.
+    pub limited: [u64; 3],
+    /// Connections closed because they went on.
+    pub limited_closed: u64,
+    /// Upgrades refused because the address had too many connections.
+    pub address_full: u64,
     /// Upgrades refused and requests that were no HTTP.
     pub refused: u64,
     /// Panics contained to one connection.
@@ -78,7 +85,7 @@ pub struct Counters {
 }
 
 /// How many numbers [`Counters`] are.
-pub const CELLS: usize = 35 + CLOSE_CODES.len() + ERROR_CODES.len();
+pub const CELLS: usize = 41 + CLOSE_CODES.len() + ERROR_CODES.len();
 
 impl Counters {
     /// All numbers, in an order of their own.
@@ -130,6 +137,8 @@ impl Counters {
             &mut self.turned_away,
             &mut self.refused,
             &mut self.panics,
+            &mut self.limited_closed,
+            &mut self.address_full,
             &mut self.redis.partitions,
             &mut self.redis.up,
             &mut self.redis.breakers_open,
@@ -147,6 +156,7 @@ impl Counters {
             &mut self.redis.instances,
         ]
         .into_iter()
+        .chain(&mut self.limited)
         .chain(&mut self.closes)
         .chain(&mut self.errors)
     }
@@ -161,5 +171,21 @@ impl Counters {
         if let Some(at) = ERROR_CODES.iter().position(|&other| other == code) {
             self.errors[at] += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last one was none once, and `internal` errors were not counted.
+    #[test]
+    fn every_number_has_a_cell() {
+        let mut counters = Counters::default();
+        assert_eq!(counters.numbers().count(), CELLS);
+        (1..)
+            .zip(counters.numbers())
+            .for_each(|(n, number)| *number = n);
+        assert_eq!(Counters::from_cells(counters.cells()), counters);
     }
 }

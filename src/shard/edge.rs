@@ -22,7 +22,7 @@ pub(super) fn contained<R>(parse: impl FnOnce() -> R) -> Option<R> {
 }
 
 /// What a frame was, once it no longer borrows from the decoder.
-enum Taken {
+pub(super) enum Taken {
     Nothing,
     Acted,
     Broken(Violation),
@@ -49,9 +49,11 @@ impl Shard {
     /// Takes frames while there is credit; the rest of the bytes waits in the stash.
     pub(super) fn on_frame_bytes(&mut self, index: ConnIndex, input: &mut [u8]) {
         let limits = self.decoder_limits(index);
+        let now_ms = self.now.ms;
         let Some(conn) = self.conn_mut(index) else {
             return;
         };
+        conn.allowance.refill(now_ms);
         if let Some(stash) = &mut conn.stash {
             stash.0.extend_from_slice(input);
             return;
@@ -64,13 +66,19 @@ impl Shard {
                 self.stall(index, &input[at..]);
                 break;
             }
+            let before = at;
             let next = contained(|| match &mut inflater {
                 None => decoder.next(&limits, input, &mut at),
                 Some(inflater) => decoder.next_inflating(&limits, inflater, input, &mut at),
             });
             let taken = match next {
-                Some(Ok(Some(message))) => self.on_message(index, message),
-                Some(Ok(None)) => Taken::Nothing,
+                Some(Ok(Some(message))) => self.on_message(index, message, at - before),
+                Some(Ok(None)) => {
+                    if let Some(conn) = self.conn_mut(index) {
+                        conn.allowance.begin(at - before);
+                    }
+                    Taken::Nothing
+                }
                 Some(Err(violation)) => Taken::Broken(violation),
                 None => Taken::Panicked,
             };
@@ -176,10 +184,14 @@ impl Shard {
         }
     }
 
-    fn on_message(&mut self, index: ConnIndex, message: Message<'_>) -> Taken {
+    /// A message is whole, whose last part took `read` bytes of the wire.
+    fn on_message(&mut self, index: ConnIndex, message: Message<'_>, read: usize) -> Taken {
         let echo = self
             .conn(index)
             .is_some_and(|conn| conn.phase == Phase::Echo);
+        if !echo && let Err(refused) = self.take_message(index, &message, read) {
+            return self.refuse_message(index, message, refused);
+        }
         match message {
             Message::Ping(payload) => {
                 if let Some(out) = self.out(index) {

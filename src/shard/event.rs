@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::addresses::AddressKey;
 use super::{HistoryRequest, Listing};
 use crate::backplane::history::RoomsQuery;
 use crate::backplane::{Answer, Ask};
@@ -88,6 +89,8 @@ pub enum Effect {
     Close(ConnIndex),
     /// Answer this HTTP request.
     Answer(ConnId, Page),
+    /// Messages of this address are refused, which counts all of its connections: for the log.
+    Limited(IpAddr),
     /// A client has opened a WebSocket, from this address: for the log.
     Opened(ClientId, IpAddr),
     /// The backplane asks for something.
@@ -140,6 +143,8 @@ pub enum Mail {
     ListRooms(RoomsQuery),
     /// The answer to [`Mail::ListRooms`].
     Listing(Listing),
+    /// Between an address' home and a shard that has connections of it.
+    Address(AddressMail),
     /// Close the connections of a user; `true`: have the other instances close them too.
     Kick(Name, bool),
     /// From the home shard: a frame that is kept for nobody.
@@ -151,6 +156,58 @@ pub enum Mail {
         /// The frame.
         frame: Bytes,
     },
+}
+
+/// What an address' home and other shards tell each other.
+#[derive(Debug)]
+pub enum AddressMail {
+    /// To its home: so many messages were taken; answered by [`AddressMail::Level`].
+    Used {
+        /// The address.
+        key: AddressKey,
+        /// How many.
+        messages: u32,
+    },
+    /// From its home: when all that was taken on all shards is worked off.
+    Level {
+        /// The address.
+        key: AddressKey,
+        /// In ns of the shards' clock.
+        level_ns: u64,
+    },
+    /// To its home: may one more WebSocket be? Answered by [`AddressMail::Entered`].
+    Enter {
+        /// The address.
+        key: AddressKey,
+        /// Whose.
+        conn: ConnId,
+        /// The upgrade, which comes back.
+        opening: Box<Opening>,
+    },
+    /// From its home: the upgrade, if it may, and then it is counted.
+    Entered {
+        /// The address.
+        key: AddressKey,
+        /// Whose.
+        conn: ConnId,
+        /// The upgrade.
+        opening: Option<Box<Opening>>,
+    },
+    /// To its home: a WebSocket that was counted is gone.
+    Exit(AddressKey),
+}
+
+/// An upgrade to a WebSocket that speaks the protocol.
+#[derive(Debug)]
+pub struct Opening {
+    /// The answer to the handshake.
+    pub answer: Vec<u8>,
+    /// Whether the answer agrees to permessage-deflate.
+    pub deflates: bool,
+    /// The user's name, if it gave one.
+    pub username: Option<Name>,
+    /// A room to join at once.
+    pub room: Option<RoomName>,
 }
 
 /// What a shard asks the home shard of a room.

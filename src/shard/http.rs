@@ -147,12 +147,7 @@ impl Shard {
             Route::Answer(answer) => self.answer(index, answer),
             Route::Refuse(answer) => self.refuse(index, answer),
             Route::Echo(answer, agreed) => self.open_echo(index, &answer, agreed),
-            Route::Open {
-                answer,
-                deflates,
-                username,
-                room,
-            } => self.open(index, &answer, deflates, username, room),
+            Route::Open(opening) => self.enter(index, opening),
         }
     }
 
@@ -215,7 +210,7 @@ impl Shard {
         self.answer(index, answer);
     }
 
-    fn refuse(&mut self, index: ConnIndex, response: Response) {
+    pub(super) fn refuse(&mut self, index: ConnIndex, response: Response) {
         self.counters.refused += 1;
         self.answer(index, response);
     }

@@ -15,6 +15,8 @@
 //! whose outbox is full, is not read; mail from a home shard arrives in the order in which it was
 //! posted, so a `joined` and the frames after it agree.
 
+mod addresses;
+mod allowance;
 mod cluster;
 mod commands;
 mod connection;
@@ -28,6 +30,7 @@ mod home;
 mod http;
 mod lanes;
 mod leaving;
+mod limited;
 mod linger;
 mod listing;
 mod members;
@@ -43,6 +46,7 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
+pub use allowance::Rates;
 pub use counters::{CELLS, CLOSE_CODES, Counters, ERROR_CODES};
 pub use event::*;
 pub use history::HistoryRequest;
@@ -51,6 +55,7 @@ pub use listing::{Listed, Listing};
 pub use options::{Keeping, Options, SlowConsumer};
 pub use outlet::{Gone, Socket};
 
+use addresses::Addresses;
 use connection::{Conn, Phase};
 use deflate::{Echo, Forms};
 use home::{Home, Origin};
@@ -95,6 +100,10 @@ pub struct Shard {
     /// Connections that are not read for want of credit.
     stalled: Vec<ConnIndex>,
     lanes: Lanes,
+    /// What came from each address.
+    addresses: Addresses,
+    /// When it may be said again that an address is limited.
+    warn_again_ms: u64,
     /// Lists of rooms that are gathered.
     listings: listing::Listings,
     outstanding: Vec<Outstanding>,
@@ -130,6 +139,8 @@ impl Shard {
             flush: Vec::new(),
             stalled: Vec::new(),
             lanes: Lanes::new(options.shards, options.log_bytes_max / 4),
+            addresses: Addresses::new(id, options.shards, &options.rates),
+            warn_again_ms: 0,
             listings: listing::Listings::default(),
             outstanding: vec![Outstanding::default(); usize::from(options.shards)],
             home: Home::new(backplane),
@@ -247,6 +258,16 @@ impl Shard {
     pub fn invariants(&self) {
         self.hub.invariants();
         self.leaving_invariants();
+        let placed = self
+            .conns
+            .iter()
+            .flatten()
+            .filter(|conn| conn.place.is_some());
+        assert_eq!(
+            self.addresses.users(),
+            placed.count(),
+            "addresses are counted"
+        );
         let open = self.conns.iter().flatten().count() as u64;
         assert_eq!(open, self.counters.connections, "connections are counted");
         let members: usize = self.hub.rooms().map(|room| room.members().len()).sum();
@@ -407,6 +428,7 @@ impl Shard {
         }
         let memberships = std::mem::take(&mut conn.memberships);
         let user_id = conn.user_id.clone();
+        self.leave_address(index);
         for membership in memberships {
             self.leave_room(&user_id, &membership);
         }
@@ -487,6 +509,7 @@ impl Shard {
             Mail::Degraded(reason) => self.on_degraded(reason),
             Mail::ListRooms(query) => self.on_list_rooms(from, query),
             Mail::Listing(listing) => self.on_listing(listing),
+            Mail::Address(mail) => self.on_address_mail(from, mail),
             Mail::Kick(user_id, everywhere) => self.kick(&user_id, everywhere),
             Mail::Whisper {
                 room,

@@ -3,6 +3,8 @@
 use crate::backplane::redis;
 use crate::net::{Networks, OriginPolicy};
 
+use super::allowance::Rates;
+
 /// What happens to a member whose cursor fell off the room log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlowConsumer {
@@ -68,6 +70,8 @@ pub struct Options {
     pub idle_ms: u64,
     /// How long client-supplied ids are remembered, in ms.
     pub dedupe_ms: u64,
+    /// How much may come in.
+    pub rates: Rates,
     /// Which web pages may connect.
     pub origins: OriginPolicy,
     /// Proxies whose X-Forwarded-For counts.

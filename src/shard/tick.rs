@@ -32,6 +32,7 @@ impl Shard {
             self.look_at(self.tick_at as ConnIndex);
         }
         self.drop_lingering();
+        self.forget_addresses();
         self.tell_left();
         self.read_late_pages();
         self.expire_histories();

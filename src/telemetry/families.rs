@@ -59,6 +59,10 @@ pub struct Snapshot {
     pub closes: BTreeMap<u16, u64>,
     /// `error` frames by code.
     pub errors: BTreeMap<&'static str, u64>,
+    /// Messages and WebSockets over a limit, by which.
+    pub limited: BTreeMap<&'static str, u64>,
+    /// Connections closed because they went on.
+    pub limited_closed: u64,
     /// Panics that ended one connection.
     pub panics: u64,
     /// Bytes that the room logs hold.
@@ -110,6 +114,8 @@ impl Default for Snapshot {
             slow_closed: 0,
             closes: BTreeMap::new(),
             errors: BTreeMap::new(),
+            limited: BTreeMap::new(),
+            limited_closed: 0,
             panics: 0,
             room_log_bytes: 0,
             commits: 0,
@@ -323,6 +329,12 @@ impl Snapshot {
             ),
             (
                 Counter,
+                "rate_limited_closes_total",
+                self.limited_closed,
+                "Connections closed for going on beyond the limit.",
+            ),
+            (
+                Counter,
                 "panics_total",
                 self.panics,
                 "Panics that ended one connection.",
@@ -370,6 +382,11 @@ impl Snapshot {
         let errors = self.errors.iter().map(|(code, n)| (code.to_string(), *n));
         let help = "Error frames by code.";
         by_label(page, "errors_total", Kind::Counter, help, "code", errors);
+        let limited = self.limited.iter();
+        let limited = limited.map(|(limit, n)| ((*limit).to_owned(), *n));
+        let help = "Messages not taken, and connections refused, by the limit they are over.";
+        let name = "rate_limited_total";
+        by_label(page, name, Kind::Counter, help, "limit", limited);
 
         let shards = || self.shards.iter().enumerate();
         let connections = shards().map(|(i, shard)| (i.to_string(), shard.connections));

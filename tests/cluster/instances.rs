@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::redis::Redis;
-use super::support::{Client, Server, all, eventually, ringcast};
+use super::support::{Client, NO_RATES, Server, all, eventually, ringcast};
 
 /// How long an instance may take to be one with the others, or to notice that it is not.
 const UP: Duration = Duration::from_secs(15);
@@ -17,7 +17,7 @@ const UP: Duration = Duration::from_secs(15);
 pub(crate) fn command(dir: &std::path::Path, id: &str, redis: &str, flags: &[&str]) -> Command {
     let mut command = ringcast(&["serve", "--port", "0", "--pin-cores=off"]);
     command.args(["--ring-entries", "256", "--instance-id", id]);
-    command.args(["--redis-url", redis]);
+    command.args(["--redis-url", redis]).args(NO_RATES);
     if !flags.contains(&"--shards") {
         command.args(["--shards", "2"]);
     }

@@ -1,6 +1,6 @@
 //! An nginx of a test, with what `nginx/local.sh` makes of the shipped configuration.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::redis::free_port;
-use super::support::{Answer, PATIENCE, eventually};
+use super::support::{Answer, PATIENCE, connect_from, eventually};
 
 /// How clients are spread over instances.
 #[derive(Clone, Copy)]
@@ -172,15 +172,4 @@ impl Drop for Nginx {
             eprintln!("the newest lines of its access log:\n{}", lines.join("\n"));
         }
     }
-}
-
-/// A connection from this loopback address.
-pub(crate) fn connect_from(address: [u8; 4], port: u16) -> TcpStream {
-    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-    let from = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    bind(&from, &SocketAddr::new(IpAddr::from(address), 0)).unwrap();
-    connect(&from, &SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
-    let socket = TcpStream::from(from);
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
 }

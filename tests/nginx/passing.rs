@@ -5,8 +5,10 @@ use std::net::TcpStream;
 
 use serde_json::json;
 
-use super::front::{Balance, Nginx, connect_from};
-use super::support::{Answer, Client, Raw, Server, eventually, frame, upgrade_head};
+use super::front::{Balance, Nginx};
+use super::support::{
+    Answer, Client, Raw, Server, all, connect_from, eventually, frame, upgrade_head,
+};
 
 fn alone(flags: &[&str]) -> (Server, Nginx) {
     let server = Server::start(&[&["--store", "memory"], flags].concat());
@@ -100,6 +102,34 @@ fn the_client_s_address_comes_from_a_trusted_proxy_only() {
         });
     }
     assert_eq!(server.log().matches("address=10.9.8.7").count(), 1);
+}
+
+/// FAULTS H4: through nginx, too, nobody is counted as another by what it says of itself.
+#[test]
+fn a_forged_address_gets_round_no_limit() {
+    let tries = if all() { 10_000 } else { 300 };
+    let flags = [
+        "--trusted-proxies",
+        "127.0.0.1",
+        "--max-connections-per-address",
+        "1",
+    ];
+    let (_server, nginx) = alone(&flags);
+    let mut kept = Client::over(nginx.connect_from([127, 0, 0, 2]), "/ws");
+    for n in 0..tries {
+        let address = std::net::Ipv4Addr::from(0x0b00_0000 + n);
+        let forged = match n % 3 {
+            0 => format!("Host: a\r\nX-Forwarded-For: {address}\r\n"),
+            1 => format!("Host: a\r\nX-Forwarded-For: {address}, 127.0.0.1\r\n"),
+            _ => format!("Host: a\r\nX-Real-IP: {address}\r\nForwarded: for={address}\r\n"),
+        };
+        let socket = nginx.connect_from([127, 0, 0, 2]);
+        assert_eq!(upgrade(socket, "/ws", &forged), 429, "{forged}");
+    }
+    // Its neighbour is another.
+    let mut other = Client::over(nginx.connect_from([127, 0, 0, 3]), "/ws");
+    other.join("r");
+    kept.join("r");
 }
 
 #[test]

@@ -21,6 +21,12 @@ use tungstenite::{Message, WebSocket};
 
 /// How long anything may take that a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// What limits how fast clients send; a test that is about one sets it again.
+pub(crate) const NO_RATES: [&str; 3] = [
+    "--rate-limit=0",
+    "--rate-limit-bytes=0",
+    "--rate-limit-address=0",
+];
 /// Publishes under way at once where many are sent.
 const WINDOW: usize = 400;
 
@@ -57,6 +63,17 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
 /// Publishes to `room` as long as `work` takes, one message after the other, and reads each back
 /// there.
 pub(crate) fn talking<T>(server: &Server, room: &str, bytes: usize, work: impl FnOnce() -> T) -> T {
+    talking_each(Duration::ZERO, server, room, bytes, work)
+}
+
+/// The same with a pause behind each message.
+pub(crate) fn talking_each<T>(
+    pause: Duration,
+    server: &Server,
+    room: &str,
+    bytes: usize,
+    work: impl FnOnce() -> T,
+) -> T {
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -72,6 +89,9 @@ pub(crate) fn talking<T>(server: &Server, room: &str, bytes: usize, work: impl F
                 offset += 1;
                 assert_eq!(client.publish(room, json!("x".repeat(bytes))), offset);
                 client.messages(room, offset, offset);
+                if !pause.is_zero() {
+                    thread::sleep(pause);
+                }
             }
         });
         // Also when the work fails: else the scope would wait for ever.
@@ -286,10 +306,12 @@ pub(crate) fn ringcast(args: &[&str]) -> Command {
     command
 }
 
-/// The command that serves on `dir`. Pinned shards of many servers would share their first cores.
+/// The command that serves on `dir`. Pinned shards of many servers would share their first cores;
+/// and most tests send as fast as they can, from one address.
 pub(crate) fn command(dir: &Path, flags: &[&str]) -> Command {
     let mut command = ringcast(&["serve", "--port", "0", "--shards", "2", "--pin-cores=off"]);
     command.args(["--ring-entries", "256", "--instance-id", "test"]);
+    command.args(NO_RATES);
     command.arg("--data-dir").arg(dir).args(flags);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
@@ -309,6 +331,17 @@ fn bound(socket: &TcpStream) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
     socket.set_nodelay(true).unwrap();
+}
+
+/// A connection from this loopback address.
+pub(crate) fn connect_from(address: [u8; 4], port: u16) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let from = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&from, &SocketAddr::from((address, 0))).unwrap();
+    connect(&from, &SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+    let socket = TcpStream::from(from);
+    bound(&socket);
+    socket
 }
 
 /// A connection whose receive buffer is as small as the system lets it be.

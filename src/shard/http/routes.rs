@@ -11,6 +11,7 @@ use crate::model::limits::{
 use crate::model::{Epoch, Name, RoomName, name_is_valid};
 use crate::net::deflate::Agreed;
 use crate::net::{Body, Head, HeadError, Response, response, target};
+use crate::shard::event::Opening;
 use crate::shard::{Page, Shard};
 
 /// Every path that is answered, and its methods; HEAD goes wherever GET does, OPTIONS everywhere.
@@ -39,12 +40,7 @@ pub(super) enum Route {
     /// A WebSocket that echoes: the answer, and how it deflates.
     Echo(Vec<u8>, Option<Agreed>),
     /// A WebSocket.
-    Open {
-        answer: Vec<u8>,
-        deflates: bool,
-        username: Option<Name>,
-        room: Option<RoomName>,
-    },
+    Open(Opening),
     Page(Page),
     /// Close this user's connections.
     Kick(Name),

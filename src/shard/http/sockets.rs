@@ -9,6 +9,7 @@ use crate::protocol::command::{Command, Request};
 use crate::protocol::event;
 use crate::shard::connection::Phase;
 use crate::shard::deflate::Echo;
+use crate::shard::event::Opening;
 use crate::shard::{Effect, Shard};
 
 impl Shard {
@@ -71,14 +72,24 @@ impl Shard {
         };
         let terms = self.options.deflate.then_some(Terms::Shared);
         match upgrade::accept_with(head, behind, Some(upgrade::SUBPROTOCOL), terms) {
-            Ok((answer, agreed)) => Route::Open {
+            Ok((answer, agreed)) => Route::Open(Opening {
                 answer,
                 deflates: agreed.is_some(),
                 username,
                 room,
-            },
+            }),
             Err(error) => Route::Refuse(response::refuse(&error)),
         }
+    }
+
+    /// The handshake is good: if its address may have one more, it is a WebSocket.
+    pub(super) fn enter(&mut self, index: ConnIndex, opening: Opening) {
+        if let Some(conn) = self.conn_mut(index)
+            && let Some(exchange) = &conn.exchange
+        {
+            conn.address = exchange.address;
+        }
+        self.enter_address(index, opening);
     }
 
     /// A WebSocket that echoes.
@@ -97,22 +108,19 @@ impl Shard {
     }
 
     /// The handshake is done: welcome.
-    pub(super) fn open(
-        &mut self,
-        index: ConnIndex,
-        answer: &[u8],
-        deflates: bool,
-        username: Option<Name>,
-        room: Option<RoomName>,
-    ) {
+    pub(in crate::shard) fn open(&mut self, index: ConnIndex, opening: Opening) {
+        let Opening {
+            answer,
+            deflates,
+            username,
+            room,
+        } = opening;
         let options = self.options.clone();
         let shard = usize::from(self.id);
         let Some(conn) = self.conn_mut(index) else {
             return;
         };
-        if let Some(exchange) = conn.exchange.take() {
-            conn.address = exchange.address;
-        }
+        conn.exchange = None;
         if deflates {
             conn.encoding = Encoding::Deflate;
         }
@@ -123,7 +131,7 @@ impl Shard {
         let opened = Effect::Opened(client_id, conn.address);
         self.effects.push(opened);
         if let Some(out) = self.out(index) {
-            out.extend_from_slice(answer);
+            out.extend_from_slice(&answer);
             event::welcome(
                 out,
                 &event::Welcome {
@@ -139,6 +147,7 @@ impl Shard {
             self.say_degraded(index);
         }
         self.add_user(index);
+        self.join_address(index);
         if let Some(room) = room {
             let room = room.as_str().into();
             let command = Command::Join {

@@ -6,6 +6,7 @@ use crate::backplane::{Answer, Ask, StoreReply, StoreRequest};
 use crate::hub::ConnIndex;
 use crate::model::{Epoch, Name, RoomName, Timestamp};
 use crate::net::{Networks, OriginPolicy};
+use crate::shard::Rates;
 use crate::shard::lanes::Behind;
 use crate::shard::{
     Arrival, Effect, Event, Gone, Keeping, Mail, Now, Options, Shard, ShardId, SlowConsumer, Socket,
@@ -57,6 +58,7 @@ fn options(shards: u16, stored: bool) -> Options {
         heartbeat_ms: 25_000,
         idle_ms: 60_000,
         dedupe_ms: 60_000,
+        rates: Rates::default(),
         origins: OriginPolicy::SameHost,
         trusted_proxies: Networks::default(),
     }

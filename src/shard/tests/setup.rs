@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use crate::net::{Networks, OriginPolicy};
-use crate::shard::{Keeping, Options, SlowConsumer};
+use crate::shard::{Keeping, Options, Rates, SlowConsumer};
 
 /// The shape of one run.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub(super) struct Setup {
     pub(super) drain: bool,
     /// Whether clients that offer it get their rooms deflated.
     pub(super) deflate: bool,
+    /// Whether addresses are counted; never so that anything is refused.
+    pub(super) addresses: bool,
 }
 
 fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
@@ -93,7 +95,9 @@ impl Setup {
             personal: rng.bool(),
             drain: rng.u32(..4) == 0,
             deflate: rng.bool(),
+            addresses: false,
         };
+        setup.addresses = rng.bool();
         if rng.u32(..40) == 0 {
             setup.burst = 1_400;
             setup.clients = 2;
@@ -137,6 +141,15 @@ impl Setup {
             heartbeat_ms: 25_000,
             idle_ms: 60_000,
             dedupe_ms: self.dedupe_ms,
+            rates: match self.addresses {
+                true => Rates {
+                    messages: 1_000_000,
+                    bytes: 1 << 40,
+                    address_messages: 10_000_000,
+                    address_connections: 1_000,
+                },
+                false => Rates::default(),
+            },
             origins: OriginPolicy::SameHost,
             trusted_proxies: Networks::default(),
         }

@@ -8,7 +8,7 @@ use crate::backplane::redis::Settings;
 use crate::model::Name;
 use crate::net::{Networks, OriginPolicy};
 use crate::resp::Login;
-use crate::shard::{Keeping, Options, SlowConsumer};
+use crate::shard::{Keeping, Options, Rates, SlowConsumer};
 
 /// First part of every name in Redis.
 pub(super) const PREFIX: &str = "s";
@@ -206,6 +206,7 @@ impl Setup {
             heartbeat_ms: 25_000,
             idle_ms: 60_000,
             dedupe_ms: 600_000,
+            rates: Rates::default(),
             origins: OriginPolicy::SameHost,
             trusted_proxies: Networks::default(),
         })
