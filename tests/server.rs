@@ -18,6 +18,8 @@ mod browser;
 mod churn;
 #[path = "server/crash.rs"]
 mod crash;
+#[path = "server/crowd.rs"]
+mod crowd;
 #[path = "server/deflate.rs"]
 mod deflate;
 #[path = "server/drain.rs"]

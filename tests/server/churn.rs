@@ -89,7 +89,7 @@ fn grew_little(name: &str, before_kib: u64, after_kib: u64, mib: u64) {
     );
 }
 
-/// Connect, join, one message, close.
+/// FAULTS C11: connect, join, one message, close.
 #[test]
 fn by_the_book_it_leaves_nothing() {
     let (warm, total) = if all() {
@@ -126,7 +126,7 @@ fn by_the_book_it_leaves_nothing() {
     assert_eq!(server.metric("errors_total"), 0);
 }
 
-/// Connections that break off at each stage, by a reset.
+/// FAULTS C11: connections that break off at each stage, by a reset.
 #[test]
 fn resets_at_every_stage_leave_nothing() {
     let each = if all() { 2_000 } else { 90 };

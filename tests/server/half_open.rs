@@ -31,7 +31,7 @@ fn near_and_far() -> Option<(Namespace, Namespace)> {
     Some((near, far))
 }
 
-/// Half of them sit in a quiet room, half in one that goes on: what is sent to those fills their
+/// FAULTS C5: half of them sit in a quiet room, half in one that goes on: what is sent to those fills their
 /// sockets. All are found out in time, their rooms are told, and nothing of them is left.
 #[test]
 fn who_vanishes_without_a_word_is_found_out() {

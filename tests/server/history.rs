@@ -1,10 +1,10 @@
 //! History and the list of rooms over HTTP, alone: from the room log and from the embedded store.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::support::{Client, PATIENCE, Server};
+use super::support::{Client, PATIENCE, Server, all};
 
 /// The offsets of an answer's messages; each is the frame that a client gets.
 fn offsets(answer: &Value) -> Vec<u64> {
@@ -104,6 +104,7 @@ fn what_is_stored_outlives_the_server_and_its_logs() {
     check(&Server::start_on(server.stop(), &[]));
 }
 
+/// FAULTS C8: limits that are none.
 #[test]
 fn what_is_no_request_for_history_is_refused_by_name() {
     let server = Server::start(&[]);
@@ -141,32 +142,43 @@ fn what_is_no_request_for_history_is_refused_by_name() {
     }
 }
 
-/// FAULTS C8: a hundred histories at once, alone: bounded memory, and others talk on.
+/// FAULTS C8: a hundred histories of a room of 6,000 messages (1,000,000) at once, alone: bounded
+/// memory, and others talk on (within 200 ms).
 #[test]
 fn many_at_once_cost_little_and_slow_nobody() {
+    let rows = if all() { 1_000_000 } else { 6_000 };
     let server = Server::start(&["--room-log-bytes", "1MiB"]);
     let mut client = Client::new(&server);
-    client.join("big");
-    client.publish_all("big", 0..6_000, |n| json!(n));
-    client.kept();
+    client.publish_all("big", 0..rows, |n| json!(n));
     let before = server.memory_kib();
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..100)
             .map(|n| {
                 let server = &server;
                 scope.spawn(move || {
-                    let query = format!("after={}&limit=1000", n * 50);
+                    let after = n * (rows / 120);
+                    let query = format!("after={after}&limit=1000");
                     let page = offsets(&history(server, "big", &query));
-                    assert_eq!(page.first(), Some(&(n * 50 + 1)));
+                    assert_eq!(page.first(), Some(&(after + 1)));
                     assert!(page.len() <= 1000);
                 })
             })
             .collect();
-        let began = Instant::now();
-        for _ in 0..20 {
-            client.settle();
-        }
-        assert!(began.elapsed() < PATIENCE);
+        let mut took: Vec<_> = (0..100)
+            .map(|_| {
+                let began = Instant::now();
+                client.settle();
+                began.elapsed()
+            })
+            .collect();
+        took.sort_unstable();
+        println!("others meanwhile: {:?}, {:?} at most", took[50], took[99]);
+        let most = if all() {
+            Duration::from_millis(200)
+        } else {
+            PATIENCE
+        };
+        assert!(took[98] < most, "{took:?}");
         readers
             .into_iter()
             .for_each(|reader| reader.join().unwrap());

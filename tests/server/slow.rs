@@ -34,6 +34,7 @@ fn fill_the_room(server: &Server, messages: u64) {
     }
 }
 
+/// FAULTS C1: members that stop reading are told of the gap, and go on.
 #[test]
 fn it_is_told_of_the_gap_exactly() {
     let server = Server::start(&LOG);
@@ -96,7 +97,7 @@ fn or_closed_if_so_set() {
     server.await_metric("gaps_told_total", 0);
 }
 
-/// Who takes no byte for ten seconds is closed. It takes that long, so it runs beside the others.
+/// FAULTS C1: who takes no byte for ten seconds is closed. It takes that long, so it runs beside the others.
 #[test]
 fn who_takes_nothing_at_all_is_closed() {
     let server = Server::start(&LOG);
@@ -118,7 +119,7 @@ fn who_takes_nothing_at_all_is_closed() {
     assert_eq!(slow.closed(), 1006);
 }
 
-/// Pings that are answered by nobody's reading do not pile up.
+/// FAULTS C4: pings that are answered by nobody's reading do not pile up.
 #[test]
 fn a_flood_of_pings_without_reading_is_bounded() {
     let server = Server::start(&[]);
