@@ -447,6 +447,8 @@ impl World {
                 let shards = 0..self.nodes.len() as ShardId;
                 !node.shard.hub.is_dirty()
                     && node.shard.stalled.is_empty()
+                    // A page that could not be read is read again, which may take a while.
+                    && node.shard.home.late_pages.is_empty()
                     && !shards.into_iter().any(|to| node.shard.has_mail(to))
                     && node.shard.conns.iter().flatten().all(|conn| {
                         conn.in_flight == 0 && conn.outbox.is_none() && conn.phase_is_lasting()
