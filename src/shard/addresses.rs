@@ -454,7 +454,8 @@ mod tests {
             late in 0usize..20,
         ) {
             let key = key("10.0.0.9");
-            let mut shards: Vec<_> = (0..4).map(|own| Addresses::new(own, 4, &rates(100, 0))).collect();
+            let rates = rates(100, 0);
+            let mut shards: Vec<_> = (0..4).map(|own| Addresses::new(own, 4, &rates)).collect();
             let home = usize::from(key.home(4));
             let places: Vec<_> = shards.iter_mut().map(|shard| shard.join(key)).collect();
             let mut mail = VecDeque::new();

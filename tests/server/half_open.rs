@@ -31,8 +31,9 @@ fn near_and_far() -> Option<(Namespace, Namespace)> {
     Some((near, far))
 }
 
-/// FAULTS C5: half of them sit in a quiet room, half in one that goes on: what is sent to those fills their
-/// sockets. All are found out in time, their rooms are told, and nothing of them is left.
+/// FAULTS C5: half of them sit in a quiet room, half in one that goes on: what is sent to those
+/// fills their sockets. All are found out in time, their rooms are told, and nothing of them is
+/// left.
 #[test]
 fn who_vanishes_without_a_word_is_found_out() {
     let (vanishing, heartbeat, idle) = if all() { (1_000, 2, 6) } else { (100, 1, 3) };

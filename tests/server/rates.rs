@@ -289,7 +289,7 @@ fn connections_of_an_address_share_its_limit_over_all_shards() {
             taken += burst(&mut clients, 40);
         }
         let elapsed = began.elapsed().as_secs_f64();
-        // A burst, and an eighth of one and a turn's messages that shards do not know of each other.
+        // A burst; an eighth of one and a turn's messages are not known to each other.
         let most = 400.0 * 1.125 + 200.0 * elapsed + 40.0 * 8.0;
         assert!(
             taken >= 400 && (taken as f64) <= most,

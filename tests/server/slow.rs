@@ -97,7 +97,8 @@ fn or_closed_if_so_set() {
     server.await_metric("gaps_told_total", 0);
 }
 
-/// FAULTS C1: who takes no byte for ten seconds is closed. It takes that long, so it runs beside the others.
+/// FAULTS C1: who takes no byte for ten seconds is closed. It takes that long, so it runs beside
+/// the others.
 #[test]
 fn who_takes_nothing_at_all_is_closed() {
     let server = Server::start(&LOG);
