@@ -137,6 +137,11 @@
 //!   two parsers read differently is refused.
 //! - **Connections in `GET …/members`** are known of this instance's users only; a user's on
 //!   another instance count as one, since instances tell each other users.
+//! - **Addresses have home shards** as rooms have: the others take messages by a copy and tell the
+//!   home what they took. The alternatives were atomics on a message's way, or leases that refuse
+//!   a burst which is within the limit because the shard that it came to had a small one.
+//! - **What is over a rate is refused and not held back**: a socket that is not read would make the
+//!   client's own queue the one that grows, unseen, and the heartbeat a liar.
 //! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 
 pub mod access;
