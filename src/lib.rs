@@ -137,6 +137,11 @@
 //!   two parsers read differently is refused.
 //! - **Connections in `GET …/members`** are known of this instance's users only; a user's on
 //!   another instance count as one, since instances tell each other users.
+//! - **TLS has no buffers**: rustls' unbuffered sessions decrypt from and encrypt into one buffer a
+//!   shard; what a socket did not take is the only thing that waits, and while it does nothing more
+//!   is encrypted. So the shard's rules for slow consumers hold unseen.
+//! - **Latency is measured once a publication and shard**, when the sweep has offered it to the
+//!   last member, and not once a member; that takes one more look at the clock a turn.
 //! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 
 pub mod access;

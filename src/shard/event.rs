@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{HistoryRequest, Listing};
 use crate::backplane::history::RoomsQuery;
-use crate::backplane::{Answer, Ask};
+use crate::backplane::{Answer, Ask, Begun};
 use crate::hub::{Chunk, ConnIndex};
 use crate::model::{ClientId, Epoch, ErrorCode, MessageId, Name, RoomName, Timestamp};
 use crate::net::Response;
@@ -29,6 +29,8 @@ pub struct ConnId {
 pub struct Now {
     /// Milliseconds since the process began; never falls.
     pub ms: u64,
+    /// The same in microseconds.
+    pub us: u64,
     /// The wall clock.
     pub wall: Timestamp,
 }
@@ -353,6 +355,8 @@ pub struct Delivery {
     pub frame: Bytes,
     /// The publisher, if it does not get the message and is on the shard that gets this mail.
     pub skip: Option<ConnId>,
+    /// When it began its way.
+    pub begun: Begun,
 }
 
 /// See [`Mail::Lost`]: the offsets from `from` on, below `next`.

@@ -27,6 +27,7 @@ mod history;
 mod home;
 mod http;
 mod lanes;
+mod latency;
 mod leaving;
 mod linger;
 mod listing;
@@ -109,6 +110,8 @@ pub struct Shard {
     draining: bool,
     /// Why the backplane is away, if it is.
     degraded: Option<Arc<str>>,
+    /// What is being swept, and when it began its way.
+    timed: Vec<latency::Timed>,
     counters: Counters,
 }
 
@@ -140,6 +143,7 @@ impl Shard {
             tick_at: 0,
             draining: false,
             degraded: None,
+            timed: Vec::new(),
             counters: Counters::default(),
             options,
         }
@@ -226,6 +230,7 @@ impl Shard {
             replayed: self.hub.counters.replayed,
             gaps_slow: self.hub.counters.slow_gaps,
             gaps_lost: self.hub.counters.lost_gaps,
+            signals_dropped: self.hub.counters.signals_dropped,
             ..self.counters
         }
     }
@@ -384,6 +389,10 @@ impl Shard {
 
     /// Forgets a connection.
     fn remove(&mut self, index: ConnIndex) {
+        let phase = self.conn(index).map(|conn| conn.phase);
+        if let Some(Phase::Open | Phase::Echo | Phase::Leaving) = phase {
+            self.counters.count_abnormal_close();
+        }
         self.leave_all(index);
         if self
             .conns

@@ -49,6 +49,10 @@ impl Shard {
         if conn.blocked && now_ms >= conn.progress_ms + NO_PROGRESS_MS {
             self.counters.slow_closed += 1;
             self.counters.count_close(CloseCode::SLOW_CONSUMER);
+            self.leave_all(index);
+            if let Some(conn) = self.conn_mut(index) {
+                conn.phase = Phase::Closing;
+            }
             self.abort(index);
             return;
         }

@@ -112,6 +112,7 @@ impl World {
     fn now(&self) -> Now {
         Now {
             ms: self.now_ms,
+            us: self.now_ms * 1000,
             wall: Timestamp(1_700_000_000_000 + self.now_ms),
         }
     }

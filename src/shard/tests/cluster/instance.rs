@@ -84,6 +84,7 @@ impl Instance {
     fn now(&self, now_ms: u64) -> Now {
         Now {
             ms: now_ms - self.began_ms,
+            us: (now_ms - self.began_ms) * 1000,
             wall: Timestamp(WALL_MS + now_ms + self.skew_ms),
         }
     }
