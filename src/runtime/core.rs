@@ -416,6 +416,9 @@ impl Core {
             Effect::Opened(client, address) => {
                 self.lines.connected(self.clock.now().ms, client, address);
             }
+            Effect::Refused(address, why) => {
+                self.lines.refused(self.clock.now().ms, Some(address), &why);
+            }
             Effect::Backplane(ask) => self.perform_ask(ask),
         }
     }

@@ -92,6 +92,8 @@ pub enum Effect {
     Answer(ConnId, Page),
     /// A client has opened a WebSocket, from this address: for the log.
     Opened(ClientId, IpAddr),
+    /// A connection from this address is refused, and why, with words of its own: for the log.
+    Refused(IpAddr, String),
     /// The backplane asks for something.
     Backplane(Ask),
 }

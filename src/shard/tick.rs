@@ -59,6 +59,11 @@ impl Shard {
         match conn.phase {
             Phase::Head | Phase::Closing => {
                 if now_ms >= conn.deadline_ms {
+                    if let Some(stash) = conn.stash.take() {
+                        let why = "it did not become a request in time";
+                        let peer = conn.address;
+                        self.note_noise(peer, why, &stash.0);
+                    }
                     self.abort(index);
                 }
             }

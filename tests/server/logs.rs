@@ -167,3 +167,42 @@ fn passwords_are_in_no_line() {
         );
     }
 }
+
+/// FAULTS B19: what is no request is one line for each socket, or left out and counted: escaped, at
+/// most 200 characters of it, and no query, which might hold a token.
+#[test]
+fn noise_is_one_line_a_socket() {
+    let server = Server::start(&["--shards", "1", "--handshake-timeout", "1s"]);
+    let noise: [&[u8]; 5] = [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 half a hello",
+        b"*1\r\n$4\r\nPING\r\n",
+        b"\x1b]0;owned\x07\x1b[31mEHLO\r\n\r\n",
+        b"GET /ws?token=hunter2 HTTP/1.1\r\nHost : a\r\n\r\n",
+        &[b'\xff'; 4096],
+    ];
+    const REPEATS: usize = 10;
+    for _ in 0..REPEATS {
+        let mut sockets: Vec<_> = noise.iter().map(|_| connect(server.port)).collect();
+        for (socket, bytes) in sockets.iter_mut().zip(noise) {
+            std::io::Write::write_all(socket, bytes).unwrap();
+        }
+        for socket in &mut sockets {
+            let _ = crate::support::read_to_end(socket);
+        }
+    }
+    let kind = "a connection was refused";
+    eventually("every one is a line or left out", || {
+        let (lines, left_out) = lines_of(&server, kind);
+        (lines as u64 + left_out == (noise.len() * REPEATS) as u64).then_some(())
+    });
+    let log = server.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(kind)).collect();
+    assert!(lines.len() >= 10, "{log}");
+    for line in &lines {
+        assert!(!line.contains(char::is_control), "{line:?}");
+        let why = line.split("why=").nth(1);
+        // The quotes, and what escapes them a second time.
+        assert!(why.is_none_or(|why| why.chars().count() <= 420), "{line}");
+    }
+    assert!(log.contains("PING") && log.contains("EHLO") && !log.contains("hunter2"));
+}

@@ -342,7 +342,7 @@ impl World {
                 }
                 Effect::Close(index) => self.unplug(at, index),
                 Effect::Answer(..) => panic!("no page was asked for"),
-                Effect::Opened(..) => {}
+                Effect::Opened(..) | Effect::Refused(..) => {}
                 Effect::Backplane(Ask::Store(request)) => {
                     assert!(self.setup.stored, "there is no store");
                     let delay_ms = if self.faults { self.setup.store_ms } else { 0 };

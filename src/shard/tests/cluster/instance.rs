@@ -221,7 +221,7 @@ impl Instance {
                 Effect::Backplane(Ask::End(why)) => panic!("i{} ends: {why}", self.number),
                 Effect::Backplane(Ask::Store(_) | Ask::History(_)) => panic!("there is no store"),
                 Effect::Answer(..) => panic!("no page was asked for"),
-                Effect::Opened(..) => {}
+                Effect::Opened(..) | Effect::Refused(..) => {}
             }
         }
     }
