@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use ringcast::backplane::Begun;
 use ringcast::model::limits::MAILBOX_BATCHES;
 use ringcast::model::{Epoch, RoomName};
 use ringcast::runtime::mailbox::{Letter, Mailbox, Post, mailboxes};
@@ -160,6 +161,7 @@ fn delivery(frame: &Bytes, room: &RoomName) -> Mail {
         offset: 1,
         frame: frame.clone(),
         skip: None,
+        begun: Begun::Unknown,
     })
 }
 

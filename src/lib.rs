@@ -142,6 +142,11 @@
 //!   a burst which is within the limit because the shard that it came to had a small one.
 //! - **What is over a rate is refused and not held back**: a socket that is not read would make the
 //!   client's own queue the one that grows, unseen, and the heartbeat a liar.
+//! - **TLS has no buffers**: rustls' unbuffered sessions decrypt from and encrypt into one buffer a
+//!   shard; what a socket did not take is the only thing that waits, and while it does nothing more
+//!   is encrypted. So the shard's rules for slow consumers hold unseen.
+//! - **Latency is measured once a publication and shard**, when the sweep has offered it to the
+//!   last member, and not once a member; that takes one more look at the clock a turn.
 //! - **Reasons for clients name no address**: what ails Redis in detail is for the log.
 
 pub mod access;

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             let mut say = |line: &str| writeln!(std::io::stdout(), "{line}").is_ok();
             told(worker::dead(&config, &ask, &mut say))
         }
-        Mode::Health => told(ask::health(config.bind, config.health_port())),
+        Mode::Health => told(ask::health(&config)),
         Mode::Drain => told(ask::drain(&config.data_dir)),
         Mode::Print(text) => {
             say(&text);

@@ -40,6 +40,10 @@ mod http;
 mod ids;
 #[path = "server/limits.rs"]
 mod limits;
+#[path = "server/logs.rs"]
+mod logs;
+#[path = "server/metrics.rs"]
+mod metrics;
 #[path = "server/namespace.rs"]
 mod namespace;
 #[path = "server/npm.rs"]
@@ -68,5 +72,7 @@ mod slow;
 mod stock;
 #[path = "server/support.rs"]
 mod support;
+#[path = "server/tls.rs"]
+mod tls;
 #[path = "server/valgrind.rs"]
 mod valgrind;

@@ -21,7 +21,8 @@ use hashbrown::HashMap;
 
 use super::history::{EpochEnds, RoomsQuery};
 use super::{
-    Ask, CommitFailure, Encode, Moment, Outcome, Publish, Remembered, StoreReply, StoreRequest,
+    Ask, Begun, CommitFailure, Encode, Moment, Outcome, Publish, Remembered, StoreReply,
+    StoreRequest,
 };
 use crate::model::limits::{COMMIT_PUBLICATIONS_MAX, REQUEST_OVERHEAD_BYTES};
 use crate::model::{Epoch, ErrorCode, MessageId, Position, Publication, RoomName, Timestamp};
@@ -58,6 +59,8 @@ struct Flight<T> {
     origins: Vec<T>,
     /// Whether they want it themselves.
     echoes: Vec<bool>,
+    /// When each came, as [`Publish::arrived_us`].
+    arrivals: Vec<u64>,
     /// Repeats of an id within the batch: which publication it repeats.
     repeats: Vec<(usize, T)>,
 }
@@ -304,6 +307,7 @@ impl<T: Clone> Embedded<T> {
         let mut flight = Flight {
             origins: Vec::new(),
             echoes: Vec::new(),
+            arrivals: Vec::new(),
             repeats: Vec::new(),
         };
         let mut given: HashMap<RoomName, u64> = HashMap::new();
@@ -333,6 +337,7 @@ impl<T: Clone> Embedded<T> {
                 payload,
                 metadata,
                 echo,
+                arrived_us,
             } = publish;
             let Some(&Room::Open(last)) = self.rooms.get(&room) else {
                 self.refuse(room, "the room is not open here".into(), origin);
@@ -358,6 +363,7 @@ impl<T: Clone> Embedded<T> {
             };
             flight.origins.push(origin);
             flight.echoes.push(echo);
+            flight.arrivals.push(arrived_us);
             batch.push(Publication {
                 epoch: last.epoch,
                 offset,
@@ -383,7 +389,8 @@ impl<T: Clone> Embedded<T> {
             self.repeated(room.clone(), *id, *offset, origin);
         }
         let whose = flight.origins.into_iter().zip(flight.echoes);
-        for (publication, (origin, echo)) in batch.into_iter().zip(whose) {
+        let whose = whose.zip(flight.arrivals);
+        for (publication, ((origin, echo), arrived_us)) in batch.into_iter().zip(whose) {
             if let Some(Room::Open(last)) = self.rooms.get_mut(&publication.room) {
                 debug_assert_eq!(last.offset + 1, publication.offset, "offsets rise by one");
                 last.offset = publication.offset;
@@ -408,6 +415,7 @@ impl<T: Clone> Embedded<T> {
                 offset,
                 json: Bytes::from(json),
                 skip: (!echo).then(|| origin.clone()),
+                begun: Begun::Here(arrived_us),
             });
             self.outcomes.push(Outcome::Stored {
                 room,
@@ -437,6 +445,7 @@ mod tests {
             payload: Bytes::from_static(b"1"),
             metadata: None,
             echo: true,
+            arrived_us: 0,
         }
     }
 

@@ -64,6 +64,19 @@ pub struct Publish {
     pub metadata: Option<Bytes>,
     /// Whether the publisher gets the message too; if not, it is named by the [`Outcome::Deliver`].
     pub echo: bool,
+    /// When it came, in microseconds since the process began.
+    pub arrived_us: u64,
+}
+
+/// When a publication began its way, as far as that is known where it is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It came in here, so many microseconds after the process began.
+    Here(u64),
+    /// It came in on another instance, or an hour ago; by the clock of that one.
+    Elsewhere(Timestamp),
+    /// It is read again, and not for the first time.
+    Unknown,
 }
 
 /// What has come of what was asked; `T` is what a publisher is found by.
@@ -112,6 +125,8 @@ pub enum Outcome<T> {
         json: Bytes,
         /// The publisher, if it is one of ours and does not want it.
         skip: Option<T>,
+        /// When it began its way.
+        begun: Begun,
     },
     /// What was read of the past: from the offset that was asked for or, if that can't be had any
     /// more, from the first behind it that can; offset and frame, as JSON text. No hole is in it.

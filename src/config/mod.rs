@@ -23,7 +23,7 @@ mod tests;
 mod values;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -161,6 +161,14 @@ pub struct Config {
     pub trusted_proxies: Networks,
     /// Whether permessage-deflate is agreed to.
     pub deflate: bool,
+    /// The certificate and its key, if TLS is spoken.
+    pub tls: Option<TlsFiles>,
+    /// As they were typed.
+    pub(super) tls_cert: Option<PathBuf>,
+    /// See `tls_cert`.
+    pub(super) tls_key: Option<PathBuf>,
+    /// Where `/metrics` is, if it has an address of its own.
+    pub metrics_bind: Option<SocketAddr>,
     /// Whether `GET /echo` is there.
     pub echo: bool,
     /// How long a client's own message ids are remembered.
@@ -175,12 +183,27 @@ pub struct Config {
 
 impl Config {
     /// Where `ringcast health` asks: a worker's environment has WORKER_ENABLED.
-    pub fn health_port(&self) -> u16 {
-        match self.worker_enabled {
+    pub fn health_address(&self) -> SocketAddr {
+        let port = match self.worker_enabled {
             true => self.worker_port,
             false => self.port,
-        }
+        };
+        SocketAddr::new(self.bind, port)
     }
+
+    /// Whether TLS is spoken there.
+    pub fn health_is_sealed(&self) -> bool {
+        self.tls.is_some() && !self.worker_enabled
+    }
+}
+
+/// The files of TLS, PEM both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, then those of its issuers.
+    pub certificate: PathBuf,
+    /// The key of the first.
+    pub key: PathBuf,
 }
 
 /// `--store`: where an instance that runs alone keeps its publications.

@@ -11,7 +11,9 @@ use super::flags::{self, Typed};
 use super::later::{LATER, LaterSetting};
 use super::report;
 use super::settings::{ECHO_MESSAGE_BYTES, HOST_NAME, HOST_NAME_AND_PID, SETTINGS, Setting};
-use super::{Config, ConfigErrors, DeadAsk, Driver, LogFormat, Mode, SlowConsumer, StoreKind};
+use super::{
+    Config, ConfigErrors, DeadAsk, Driver, LogFormat, Mode, SlowConsumer, StoreKind, TlsFiles,
+};
 use crate::model::{EntryId, Name};
 use crate::net::{Networks, OriginPolicy};
 
@@ -86,6 +88,7 @@ impl Config {
         }
         complete_postgres(&mut config, &mut settings, env);
         check_together(&config, &mut settings);
+        config.tls = tls_files(&config, &mut settings);
         let message_bytes_are_set = settings
             .iter()
             .any(|one| one.setting.flag == "max-message-bytes" && one.source != Source::Default);
@@ -183,6 +186,10 @@ fn unset() -> Config {
         allowed_origins: OriginPolicy::SameHost,
         trusted_proxies: Networks::default(),
         deflate: false,
+        tls: None,
+        tls_cert: None,
+        tls_key: None,
+        metrics_bind: None,
         echo: false,
         dedupe_window: Duration::ZERO,
         log_format: LogFormat::Text,
@@ -231,6 +238,23 @@ fn complete_postgres(config: &mut Config, settings: &mut [Resolved], env: &Env) 
             }
         }
     }
+}
+
+/// Both files of TLS, or none.
+fn tls_files(config: &Config, settings: &mut [Resolved]) -> Option<TlsFiles> {
+    let (lonely, other) = match (&config.tls_cert, &config.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let (certificate, key) = (certificate.clone(), key.clone());
+            return Some(TlsFiles { certificate, key });
+        }
+        (Some(_), None) => ("tls-cert", "tls-key"),
+        (None, Some(_)) => ("tls-key", "tls-cert"),
+        (None, None) => return None,
+    };
+    if let Some(one) = settings.iter_mut().find(|one| one.setting.flag == lonely) {
+        one.error = Some(format!("needs --{other} beside it"));
+    }
+    None
 }
 
 /// A line for each setting without which a mode can't be.

@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::values::{
-    choice, duration, key_prefix, networks, number, number_or, origins, partitions, put, size,
-    switch,
+    address, choice, duration, file, key_prefix, networks, number, number_or, origins, partitions,
+    put, size, switch,
 };
 use super::{Config, Driver, LogFormat, SlowConsumer, StoreKind};
 use crate::model::limits::BATCH_ROWS_MAX;
@@ -432,6 +432,27 @@ pub static SETTINGS: &[Setting] = &[
         "LIST",
         "networks such as `10.0.0.0/8`, comma-separated, whose X-Forwarded-For counts",
         |c, t| put(&mut c.trusted_proxies, networks(t)),
+    ),
+    setting(
+        "tls-cert",
+        "none",
+        "FILE",
+        "PEM: with it https and wss are spoken; its issuers follow in it; read again on SIGHUP",
+        |c, t| put(&mut c.tls_cert, Ok(file(t))),
+    ),
+    setting(
+        "tls-key",
+        "none",
+        "FILE",
+        "PEM: the key of the certificate in `--tls-cert`",
+        |c, t| put(&mut c.tls_key, Ok(file(t))),
+    ),
+    setting(
+        "metrics-bind",
+        "none",
+        "ADDRESS",
+        "an `address:port` for `/metrics` alone, which then is nowhere else; none: on the port",
+        |c, t| put(&mut c.metrics_bind, address(t)),
     ),
     setting(
         "echo",

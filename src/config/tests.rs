@@ -79,6 +79,10 @@ fn nothing_set_is_the_defaults_of_the_protocol() {
         allowed_origins: OriginPolicy::SameHost,
         trusted_proxies: Networks::default(),
         deflate: false,
+        tls: None,
+        tls_cert: None,
+        tls_key: None,
+        metrics_bind: None,
         echo: false,
         dedupe_window: seconds(600),
         log_format: LogFormat::Text,
@@ -128,6 +132,9 @@ fn each_setting_is_a_flag_and_a_variable() {
         ("drain-window", "0"),
         ("allowed-origins", "*"),
         ("trusted-proxies", "10.0.0.0/8"),
+        ("tls-cert", "cert.pem"),
+        ("tls-key", "key.pem"),
+        ("metrics-bind", "127.0.0.1:9100"),
         ("echo", "on"),
         ("dedupe-window", "0"),
         ("spool-bytes", "1MiB"),
@@ -144,6 +151,13 @@ fn each_setting_is_a_flag_and_a_variable() {
     let (_, default) = read("", &[]).unwrap();
     let mut all = (String::new(), vec![]);
     for (setting, (flag, value)) in SETTINGS.iter().zip(values) {
+        if flag.starts_with("tls-") {
+            // Neither goes without the other.
+            let alone = read("", &[(&setting.env(), value)]).unwrap_err();
+            assert!(alone.to_string().contains("needs --tls-"), "{alone}");
+            all.0 += &format!("--{flag}={value} ");
+            continue;
+        }
         let (_, by_env) = read("drain", &[(&setting.env(), value)]).unwrap();
         assert_ne!(by_env, default, "{flag}");
         if flag.is_empty() {
@@ -166,6 +180,7 @@ fn each_setting_is_a_flag_and_a_variable() {
         .collect();
     assert_eq!(read(&all.0, &env).unwrap().1, every);
     assert_eq!(every.max_fragments, None);
+    assert_eq!(every.tls.unwrap().key.to_str(), Some("key.pem"));
     assert_eq!(every.bind, "::".parse::<IpAddr>().unwrap());
 }
 
@@ -241,9 +256,9 @@ fn commands() {
     }
     let enabled = [both[0], both[1], ("WORKER_ENABLED", "true")];
     let (mode, config) = read("", &enabled).unwrap();
-    assert_eq!((mode, config.health_port()), (Mode::Work, 9090));
+    assert_eq!((mode, config.health_address().port()), (Mode::Work, 9090));
     assert_eq!(read("serve", &both).unwrap().0, Mode::Serve);
-    assert_eq!(read("", &both).unwrap().1.health_port(), 8080);
+    assert_eq!(read("", &both).unwrap().1.health_address().port(), 8080);
     assert!(refused("sevre", &[])[0].contains("\"sevre\" is no command"));
     assert!(refused("serve now", &[])[0].contains("takes no argument"));
     let line = refused("--prot 1", &[]).concat();

@@ -2,7 +2,9 @@
 //!
 //! The errors are the second half of a line: `--port (flag): ` stands before them.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::net::{Networks, OriginPolicy};
@@ -150,6 +152,20 @@ pub(super) fn networks(text: &str) -> Result<Networks, String> {
     })
 }
 
+/// `none`, or a file.
+pub(super) fn file(text: &str) -> Option<PathBuf> {
+    (text != "none").then(|| text.into())
+}
+
+/// `none`, or an address and a port.
+pub(super) fn address(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let bad = |_| "must be none, or such as 127.0.0.1:9100 or [::1]:9100".to_owned();
+    text.parse().map(Some).map_err(bad)
+}
+
 /// `all` for `None`, or partitions such as `0-3,7`; in this build there is one, 0.
 pub(super) fn partitions(text: &str) -> Result<Option<Vec<u16>>, String> {
     let bad = || "must be all, or partitions such as 0-3,7; there is one, 0".to_owned();
@@ -245,6 +261,24 @@ mod tests {
         }
         for bad in ["", "1", "0-3", "0,7", "-", "a"] {
             assert!(partitions(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_a_port() {
+        assert_eq!(address("none"), Ok(None));
+        for good in ["127.0.0.1:9100", "[::1]:0", "0.0.0.0:65535"] {
+            assert_eq!(address(good), Ok(good.parse().ok()), "{good}");
+        }
+        for bad in [
+            "",
+            "9100",
+            ":9100",
+            "localhost:9100",
+            "127.0.0.1",
+            "127.0.0.1:65536",
+        ] {
+            assert!(address(bad).is_err(), "{bad}");
         }
     }
 

@@ -116,6 +116,11 @@ impl RoomLog {
         }
     }
 
+    /// All members who take bytes were offered what lies before this offset.
+    pub fn swept(&self) -> u64 {
+        self.swept
+    }
+
     /// All members who take bytes have what lies before `offset`.
     pub fn swept_to(&mut self, offset: u64) {
         self.swept = offset;

@@ -58,6 +58,8 @@ pub struct HubCounters {
     pub slow_gaps: u64,
     /// Members told that something was lost.
     pub lost_gaps: u64,
+    /// Signals and presence that a member did not get, or nobody because there were too many.
+    pub signals_dropped: u64,
 }
 
 /// A chunk of a room's log.
@@ -323,10 +325,13 @@ impl Hub {
 
     /// Adds frames that are kept for nobody: signals and presence, for who is caught up.
     pub fn whisper(&mut self, key: RoomKey, audience: Audience, frame: &[u8]) {
-        if let Some(room) = self.room_mut(key)
-            && room.lane.push(audience, frame)
+        match self
+            .room_mut(key)
+            .map(|room| room.lane.push(audience, frame))
         {
-            self.mark_dirty(key);
+            Some(true) => self.mark_dirty(key),
+            Some(false) => self.counters.signals_dropped += 1,
+            None => {}
         }
     }
 

@@ -138,6 +138,7 @@ impl Room {
         counters: &mut HubCounters,
     ) {
         if !outlet.ready(self.members()[place].conn) {
+            counters.signals_dropped += self.lane_carried as u64;
             return;
         }
         let end = loop {
@@ -153,7 +154,9 @@ impl Room {
                 break step;
             }
         };
-        if end == Step::CaughtUp && self.lane_carried > 0 {
+        if end != Step::CaughtUp {
+            counters.signals_dropped += self.lane_carried as u64;
+        } else if self.lane_carried > 0 {
             let member = self.members()[place];
             for (at, bytes) in self.lane.pieces_for(&member, self.lane_carried) {
                 let sent = outlet.send(member.conn, bytes);

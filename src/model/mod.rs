@@ -6,6 +6,7 @@
 pub mod codes;
 pub mod entry;
 pub mod ids;
+pub mod latency;
 pub mod limits;
 pub mod percent;
 pub mod position;
@@ -15,5 +16,6 @@ pub mod storable;
 pub use codes::{CloseCode, ErrorCode};
 pub use entry::EntryId;
 pub use ids::{ClientId, Name, RoomName, RoomNameError, name_is_valid};
+pub use latency::Latency;
 pub use position::{Epoch, Position};
 pub use publication::{MessageId, Publication, Timestamp};

@@ -13,6 +13,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::tls;
+use crate::config::Config;
+
 /// How long the instance has for each step, and for its whole answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are read at most.
@@ -22,14 +25,21 @@ pub const DRAIN_SOCKET: &str = "drain.sock";
 /// What an instance answers there, once it drains.
 pub const DRAINING: &str = "draining";
 
-/// Asks `/health` of the instance of this machine that listens on `bind` and `port`, and gives its
-/// answer's body.
+/// Asks `/health` of the instance of this machine, or of the worker, that has these settings, and
+/// gives its answer's body. Who answers to TLS here is this machine, whatever its certificate says.
 ///
 /// # Errors
 /// One line: what went wrong on the way, or an answer that is not 200.
-pub fn health(bind: IpAddr, port: u16) -> Result<String, String> {
-    let address = SocketAddr::new(reachable(bind), port);
-    let answer = ask_http(address).map_err(|error| format!("{address}: {error}"))?;
+pub fn health(config: &Config) -> Result<String, String> {
+    let (address, is_sealed) = (config.health_address(), config.health_is_sealed());
+    health_at(
+        SocketAddr::new(reachable(address.ip()), address.port()),
+        is_sealed,
+    )
+}
+
+fn health_at(address: SocketAddr, is_sealed: bool) -> Result<String, String> {
+    let answer = ask_http(address, is_sealed).map_err(|error| format!("{address}: {error}"))?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.lines().next().unwrap_or_default();
@@ -75,11 +85,16 @@ fn reachable(bind: IpAddr) -> IpAddr {
     }
 }
 
-fn ask_http(address: SocketAddr) -> io::Result<Vec<u8>> {
+fn ask_http(address: SocketAddr, is_sealed: bool) -> io::Result<Vec<u8>> {
     let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     let request = format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    if is_sealed {
+        let mut sealed = tls::with_anybody(socket, address.ip())?;
+        sealed.write_all(request.as_bytes())?;
+        return read_until(&mut sealed, |_| false);
+    }
     socket.write_all(request.as_bytes())?;
     read_until(&mut socket, |_| false)
 }
@@ -128,7 +143,7 @@ mod tests {
             assert!(head.starts_with(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:"));
             socket.write_all(answer.as_bytes()).unwrap();
         });
-        let result = health("0.0.0.0".parse().unwrap(), port);
+        let result = health_at(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), false);
         server.join().unwrap();
         result
     }
@@ -147,7 +162,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let error = health(Ipv4Addr::LOCALHOST.into(), port).unwrap_err();
+        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let error = health_at(nobody, false).unwrap_err();
+        assert!(reachable("0.0.0.0".parse().unwrap()).is_loopback());
         assert!(
             error.contains(&port.to_string()) && !error.contains('\n'),
             "{error}"

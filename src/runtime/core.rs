@@ -9,6 +9,7 @@
 //! here is held across an `await`: tasks borrow the core for one synchronous call.
 
 use std::cell::RefCell;
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,12 +20,14 @@ use monoio::net::TcpStream;
 use rustix::net::Shutdown;
 
 use super::history;
+use super::lines::Lines;
 use super::mailbox::{Letter, Mailbox, Post};
 use super::redis::{Links, Target};
-use super::sockets::{Received, Sockets};
+use super::sockets::{Received, Sealed, Sockets};
 use super::spool::SpoolHandle;
 use super::stats::Stats;
 use super::store::{StoreHandle, wall_clock};
+use super::tls::server::Acceptor;
 use crate::backplane::link::{Link, LinkEvent};
 use crate::backplane::{Answer, Ask};
 use crate::hub::ConnIndex;
@@ -50,6 +53,7 @@ pub(super) struct Core {
     spool: Option<SpoolHandle>,
     history: Option<history::Pool>,
     pub(super) stats: Arc<Stats>,
+    lines: Lines,
     effects: Vec<Effect>,
     buffer: Vec<u8>,
     clock: Clock,
@@ -85,6 +89,10 @@ pub(super) struct Seed {
     pub(super) spool: Option<SpoolHandle>,
     /// How it reads what a worker has stored, if it does.
     pub(super) history: Option<HistorySeed>,
+    /// What certificate it shows, if it speaks TLS.
+    pub(super) tls: Option<Arc<Acceptor>>,
+    /// Where it answers for the metrics, if they have an address of their own.
+    pub(super) metrics: Option<TcpListener>,
 }
 
 /// How a pool of links to PostgreSQL is opened.
@@ -123,9 +131,12 @@ struct Clock {
 
 impl Clock {
     fn now(&self) -> Now {
-        let ms = self.began.elapsed().as_millis() as u64;
+        let elapsed = self.began.elapsed();
+        let us = elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros());
+        let ms = us / 1000;
         Now {
             ms,
+            us,
             wall: Timestamp(self.wall_at_begin + ms),
         }
     }
@@ -147,7 +158,7 @@ impl Core {
         Self {
             id: seed.id,
             shard: seed.shard,
-            sockets: Sockets::default(),
+            sockets: Sockets::new(seed.tls.map(Sealed::new)),
             mailbox: seed.mailbox,
             post: seed.post,
             returned: Vec::new(),
@@ -156,6 +167,7 @@ impl Core {
             links: None,
             spool: seed.spool,
             history: None,
+            lines: Lines::new(seed.id, seed.stats.instance_id.clone()),
             stats: seed.stats,
             effects: Vec::new(),
             buffer: vec![0; READ_BYTES_MAX],
@@ -213,14 +225,24 @@ impl Core {
                 }
             }
             Received::Nothing => Read::Again,
-            Received::Ended => {
-                if let Some(slot) = self.sockets.get(index, serial) {
-                    slot.closed = true;
-                }
-                self.handle(Event::Ended(index));
-                Read::Ended
+            Received::Ended => self.end(index, serial),
+            Received::Broken(why) => {
+                let slot = self.sockets.get(index, serial);
+                let peer = slot.and_then(|slot| slot.stream.peer_addr().ok());
+                let now_ms = self.clock.now().ms;
+                self.lines.refused(now_ms, peer.map(|peer| peer.ip()), &why);
+                self.end(index, serial)
             }
         }
+    }
+
+    /// Nothing more comes by a connection.
+    fn end(&mut self, index: ConnIndex, serial: u64) -> Read {
+        if let Some(slot) = self.sockets.get(index, serial) {
+            slot.closed = true;
+        }
+        self.handle(Event::Ended(index));
+        Read::Ended
     }
 
     /// Whether a paused connection is to be read again (or has ended); else `waker` is told.
@@ -254,6 +276,7 @@ impl Core {
             .get(index, serial)
             .is_some_and(|slot| !slot.closed)
         {
+            self.sockets.flush(index);
             self.handle(Event::Writable(index));
         }
     }
@@ -261,6 +284,7 @@ impl Core {
     /// Time has passed.
     pub(super) fn tick(&mut self) {
         self.clock.adjust();
+        self.lines.tick(self.clock.now().ms);
         self.handle(Event::Tick);
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let cpu = Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32);
@@ -302,6 +326,9 @@ impl Core {
         let pause = self.flush_interval.saturating_sub(self.swept_at.elapsed());
         if pause.is_zero() {
             more |= self.shard.sweep(now, &mut self.sockets, &mut self.effects);
+            if self.shard.is_timing() {
+                self.shard.on_swept(self.clock.now());
+            }
             if self.sockets.take_sends() >= SENDS_BEFORE_YIELD {
                 rustix::thread::sched_yield();
             }
@@ -310,6 +337,7 @@ impl Core {
             }
         }
         self.perform();
+        self.writables.extend(self.sockets.take_backlogged());
         self.pace_links();
         more |= self.carry() | self.shard.wants_turn();
         self.publish_stats(now.ms);
@@ -393,8 +421,10 @@ impl Core {
                 );
             }
             Effect::Opened(client, address) => {
-                let client = client.as_str();
-                tracing::debug!(client, %address, "a client has connected");
+                self.lines.connected(self.clock.now().ms, client, address);
+            }
+            Effect::Refused(address, why) => {
+                self.lines.refused(self.clock.now().ms, Some(address), &why);
             }
             Effect::Backplane(ask) => self.perform_ask(ask),
         }
@@ -501,8 +531,9 @@ impl Core {
     fn publish_stats(&mut self, now_ms: u64) {
         if now_ms >= self.published_ms + STATS_MS {
             self.published_ms = now_ms;
-            self.stats
-                .publish(usize::from(self.id), &self.shard.counters());
+            let mut counters = self.shard.counters();
+            counters.panics += self.sockets.panics();
+            self.stats.publish(usize::from(self.id), &counters);
             if let Some(history) = &self.history {
                 self.stats.set_postgres(history.is_up());
             }

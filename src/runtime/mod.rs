@@ -11,6 +11,8 @@
 //! | `spool` | the thread and the files of what is held while Redis is away |
 //! | `stats` | counters for whoever asks, `/health`, `/ready`, `/metrics` |
 //! | `signals`, [`ask`] | being asked to end; asking |
+//! | `lines` | what is logged of connections |
+//! | `tls` | TLS, both sides |
 //! | `driver` | io_uring or epoll |
 
 pub mod ask;
@@ -18,6 +20,7 @@ mod core;
 mod driver;
 mod handoff;
 mod history;
+mod lines;
 mod listen;
 /// Reachable only because its bench must be.
 #[doc(hidden)]
@@ -51,6 +54,7 @@ use mailbox::{Letter, Post, mailboxes};
 use redis::Target;
 use stats::Stats;
 use store::wall_clock;
+use tls::server::Acceptor;
 
 use crate::backplane::{Answer, redis as redis_settings};
 use crate::config::{Config, Driver, SlowConsumer, StoreKind};
@@ -144,9 +148,13 @@ impl Instance {
         let opened = open_store(config, shards)?;
         let (keeping, target) = keeping(config)?;
         let history = history_seed(config)?;
+        let tls = config.tls.clone().map(Acceptor::new).transpose()?;
+        let tls = tls.map(Arc::new);
+        let mut metrics = config.metrics_bind.map(listen_for_metrics).transpose()?;
 
         let instance_id = config.instance_id.to_string();
-        let stats = Stats::new(instance_id, kind.as_str(), connections_max, shards);
+        let mut stats = Stats::new(instance_id, kind.as_str(), connections_max, shards);
+        stats.has_metrics = metrics.is_none();
         let stats = Arc::new(stats);
         let (post, boxes) = mailboxes(shards);
         let drain = drain_once(config, post.clone(), stats.clone());
@@ -154,7 +162,7 @@ impl Instance {
             true => Some(signals::listen(&config.data_dir, drain.clone())?),
             false => None,
         };
-        signals::watch(drain)?;
+        signals::watch(drain, tls.iter().map(reload_tls).collect())?;
 
         let (store, store_threads, remembered) = match opened {
             Some(Opened { store, remembered }) => {
@@ -199,6 +207,8 @@ impl Instance {
                 redis: target.clone().filter(|_| id == 0),
                 spool: spools.pop(),
                 history: history.clone().filter(|_| id == 0),
+                tls: tls.clone(),
+                metrics: metrics.take(),
             };
             let core = config.pin_cores.then(|| cores[id % cores.len()]);
             threads.push(start_shard(
@@ -217,7 +227,7 @@ impl Instance {
         stats.serving.store(true, Ordering::Release);
         tracing::info!(
             %address, shards, driver = kind.as_str(), instance_id = %config.instance_id,
-            "serving"
+            tls = config.tls.is_some(), "serving"
         );
         Ok(Self {
             shards: threads,
@@ -264,11 +274,19 @@ fn start_shard(
             let _ = begun.send(());
             let redis = seed.redis.take();
             let history = seed.history.take();
+            let (metrics, stats) = (seed.metrics.take(), seed.stats.clone());
             let core = Rc::new(RefCell::new(Core::new(seed)));
             if let Some(target) = redis {
                 Core::open_links(&core, target);
             }
             runtime.block_on(async {
+                if let Some(listener) = metrics {
+                    let answer = move |path: &str| match path {
+                        "/metrics" => Some(stats.metrics()),
+                        _ => None,
+                    };
+                    worker::http::serve(listener, answer)?;
+                }
                 if let Some(history) = history {
                     Core::open_history(&core, history);
                 }
@@ -285,6 +303,22 @@ fn start_shard(
     thread
         .spawn(or_abort(run))
         .map_err(|error| format!("cannot start a shard's thread: {error}"))
+}
+
+/// SIGHUP: shows another certificate, if that is a good one.
+fn reload_tls(acceptor: &Arc<Acceptor>) -> signals::Reload {
+    let acceptor = acceptor.clone();
+    Box::new(move || match acceptor.reload() {
+        Ok(()) => tracing::info!("SIGHUP: the certificate was read again"),
+        Err(why) => tracing::error!("SIGHUP: the certificate stays as it was: {why}"),
+    })
+}
+
+/// Listens where the metrics are asked for.
+fn listen_for_metrics(address: SocketAddr) -> Result<TcpListener, String> {
+    let (listener, address) = worker::http::listen(address, "--metrics-bind")?;
+    tracing::info!(%address, "serving metrics");
+    Ok(listener)
 }
 
 /// Asks all shards to drain, once.

@@ -1,7 +1,7 @@
 //! Whoever can end the instance from outside: signals, and the drain socket in the data dir.
 //!
 //! TERM, INT and the socket ask for a drain; a second signal ends the process at once. HUP has
-//! nothing to reload yet and must not kill.
+//! read again what can be ([`Reload`]), and must not kill.
 
 use std::io::Write;
 use std::os::unix::net::UnixListener;
@@ -17,15 +17,21 @@ use super::ask::{DRAIN_SOCKET, DRAINING};
 /// Asks for a drain; may be called more than once.
 pub(super) type Drain = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Reads something again, and says in the log what has come of it.
+pub(super) type Reload = Box<dyn Fn() + Send>;
+
 /// Starts the thread that waits for signals.
-pub(super) fn watch(drain: Drain) -> Result<(), String> {
+pub(super) fn watch(drain: Drain, reloads: Vec<Reload>) -> Result<(), String> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     let run = move || {
         let mut asked = false;
         for signal in &mut signals {
             match signal {
-                SIGHUP => tracing::info!("SIGHUP: there is nothing to reload"),
+                SIGHUP if reloads.is_empty() => {
+                    tracing::info!("SIGHUP: there is nothing to reload");
+                }
+                SIGHUP => reloads.iter().for_each(|reload| reload()),
                 _ if asked => std::process::exit(128 + signal),
                 _ => {
                     asked = true;

@@ -2,7 +2,10 @@
 //!
 //! Readiness comes from monoio; the bytes are moved by nonblocking `send` and `recv` on the socket
 //! itself, straight from the room log and into one buffer for all (FACTS: as good as the kernel's
-//! limit). A slot is free again when the task that reads from it has ended.
+//! limit). A slot is free again when the task that reads from it has ended. With TLS ([`sealed`])
+//! there is a session in between.
+
+mod sealed;
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
@@ -14,6 +17,8 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::hub::ConnIndex;
 use crate::shard::{Gone, Socket};
+
+pub(super) use sealed::Sealed;
 
 /// One socket.
 pub(super) struct Slot {
@@ -36,6 +41,8 @@ pub(super) struct Sockets {
     serial: u64,
     /// See [`Sockets::take_sends`].
     sends: usize,
+    /// What TLS needs, if it is spoken.
+    sealed: Option<Box<Sealed>>,
 }
 
 /// What a read gave.
@@ -43,9 +50,19 @@ pub(super) enum Received {
     Bytes(usize),
     Nothing,
     Ended,
+    /// It is to end: what came can't be made sense of.
+    Broken(String),
 }
 
 impl Sockets {
+    /// No socket yet; with TLS if `sealed`.
+    pub(super) fn new(sealed: Option<Sealed>) -> Self {
+        Self {
+            sealed: sealed.map(Box::new),
+            ..Self::default()
+        }
+    }
+
     /// Takes a socket; returns its number and serial.
     pub(super) fn insert(&mut self, stream: Rc<TcpStream>) -> (ConnIndex, u64) {
         self.serial += 1;
@@ -66,6 +83,9 @@ impl Sockets {
                 (self.slots.len() - 1) as ConnIndex
             }
         };
+        if let Some(sealed) = &mut self.sealed {
+            sealed.insert(index);
+        }
         (index, self.serial)
     }
 
@@ -84,6 +104,9 @@ impl Sockets {
         if self.get(index, serial).is_some() {
             self.slots[index as usize] = None;
             self.vacant.push(index);
+            if let Some(sealed) = &mut self.sealed {
+                sealed.remove(index);
+            }
         }
     }
 
@@ -94,6 +117,9 @@ impl Sockets {
 
     /// Reads what has come into `buffer`.
     pub(super) fn receive(&mut self, index: ConnIndex, buffer: &mut [u8]) -> Received {
+        if self.sealed.is_some() {
+            return self.receive_sealed(index, buffer);
+        }
         let Some(slot) = self.slot(index) else {
             return Received::Ended;
         };
@@ -107,6 +133,13 @@ impl Sockets {
 
     /// Ends the sending direction, or both.
     pub(super) fn shutdown(&mut self, index: ConnIndex, how: Shutdown) {
+        match self.sealed {
+            Some(_) => self.shutdown_sealed(index, how),
+            None => self.shutdown_plain(index, how),
+        }
+    }
+
+    fn shutdown_plain(&mut self, index: ConnIndex, how: Shutdown) {
         if let Some(slot) = self.slot(index) {
             // A peer that is gone already is no error here.
             let _ = rustix::net::shutdown(slot.descriptor(), how);
@@ -116,9 +149,13 @@ impl Sockets {
 
 impl Socket for Sockets {
     fn send(&mut self, index: ConnIndex, bytes: &[u8]) -> Result<usize, Gone> {
+        let is_sealed = self.sealed.is_some();
         let Some(slot) = self.slot(index).filter(|slot| !slot.closed) else {
             return Err(Gone);
         };
+        if is_sealed {
+            return self.send_sealed(index, bytes);
+        }
         let sent = send_to(slot.descriptor(), bytes);
         self.sends += 1;
         sent

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::net::{Response, response};
 use crate::shard::{CELLS, CLOSE_CODES, Counters, ERROR_CODES, Page};
 use crate::telemetry::families::{ShardSnapshot, Snapshot};
+use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::web;
 
 /// One shard's numbers.
@@ -22,6 +23,8 @@ pub(super) struct Stats {
     pub(super) instance_id: String,
     pub(super) driver: &'static str,
     pub(super) connections_max: usize,
+    /// Whether the metrics are on the port of all else, and not on one of their own.
+    pub(super) has_metrics: bool,
     pub(super) shards: Vec<ShardStats>,
     /// Sockets open now.
     pub(super) open: AtomicUsize,
@@ -55,6 +58,7 @@ impl Stats {
             instance_id,
             driver,
             connections_max,
+            has_metrics: true,
             shards: (0..shards).map(|_| shard()).collect(),
             open: AtomicUsize::new(0),
             turned_away: AtomicU64::new(0),
@@ -102,11 +106,14 @@ impl Stats {
             },
             Page::Health => response::build(200, response::JSON, &[], self.health().as_bytes()),
             Page::Ready => self.ready(),
-            Page::Metrics => {
-                let content_type = "text/plain; version=0.0.4; charset=utf-8";
-                response::build(200, content_type, &[], self.snapshot().render().as_bytes())
-            }
+            Page::Metrics if self.has_metrics => self.metrics(),
+            Page::Metrics => response::error(404, "not_found", "there is nothing here", &[]),
         }
+    }
+
+    /// The metrics.
+    pub(super) fn metrics(&self) -> Response {
+        response::build(200, CONTENT_TYPE, &[], self.snapshot().render().as_bytes())
     }
 
     fn total(&self) -> Counters {
@@ -209,7 +216,12 @@ impl Stats {
                 0 => None,
                 known => Some(known == 2),
             },
-            ..Snapshot::default()
+            signals_dropped: total.signals_dropped,
+            to_home: total.to_home,
+            to_stored: total.to_stored,
+            to_envelope: total.to_envelope,
+            delivery_local: total.local,
+            delivery_remote: total.remote,
         }
     }
 }

@@ -62,11 +62,12 @@ pub(super) async fn run(core: Shared, listener: StdListener) -> io::Result<()> {
 fn await_writables(core: &Shared) {
     let full = std::mem::take(&mut core.borrow_mut().writables);
     for index in full {
-        let slot = core
-            .borrow_mut()
-            .sockets
-            .slot(index)
-            .map(|slot| (slot.stream.clone(), slot.serial));
+        let slot = {
+            let sockets = &mut core.borrow_mut().sockets;
+            let slot = sockets.slot(index);
+            let slot = slot.map(|slot| (slot.stream.clone(), slot.serial));
+            slot.filter(|_| sockets.begin_wait(index))
+        };
         let Some((stream, serial)) = slot else {
             continue;
         };
@@ -96,7 +97,9 @@ async fn accept_all(core: Shared, listener: TcpListener, cancel: monoio::io::Can
                 if open >= stats.connections_max + CROWD {
                     stats.open.fetch_sub(1, Ordering::AcqRel);
                     stats.turned_away.fetch_add(1, Ordering::Relaxed);
-                    turn_away(&stream);
+                    if !core.borrow().sockets.are_sealed() {
+                        turn_away(&stream);
+                    }
                     continue;
                 }
                 // So that `/health` is answered when all places are taken.

@@ -1,15 +1,17 @@
 //! TLS around a connection's bytes, by rustls without I/O: what came from the socket -> plain
 //! bytes, plain bytes -> what goes to the socket.
 
+pub(super) mod server;
 mod verify;
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// What is said of the other end when something goes wrong.
 #[derive(Debug)]
@@ -97,6 +99,24 @@ impl TlsTarget {
         let peer = self.peer;
         Ok(Tls { connection, peer })
     }
+}
+
+/// TLS over a blocking socket, with whoever is there: for asking oneself.
+pub(super) fn with_anybody(
+    socket: TcpStream,
+    address: IpAddr,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    const OURSELVES: Peer = Peer {
+        name: "the instance",
+        plain: "",
+        alert: "",
+        trust: "",
+    };
+    let roots = RootCertStore::empty();
+    let target = TlsTarget::checking(&address.to_string(), roots, Check::Nothing, &OURSELVES);
+    let tls = target.and_then(|target| target.begin());
+    let tls = tls.map_err(io::Error::other)?;
+    Ok(StreamOwned::new(tls.connection, socket))
 }
 
 /// The authorities that this machine trusts.

@@ -14,13 +14,14 @@
 //! | `http` | `/health` and `/metrics` |
 //! | `once` | `ringcast migrate` and `ringcast dead` |
 
-mod http;
+pub(super) mod http;
 mod once;
 mod wire;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,8 +36,10 @@ use super::signals;
 use crate::backplane::link::LinkEvent;
 use crate::backplane::redis::names::Names;
 use crate::config::{Config, Driver};
+use crate::net::{Response, response};
 use crate::pg;
 use crate::resp::Address;
+use crate::telemetry::metrics::CONTENT_TYPE;
 use crate::telemetry::worker::Status;
 use crate::worker::{Effect, Event, Level, Settings, Side, Stream, Worker};
 pub use once::{dead, migrate};
@@ -106,23 +109,37 @@ fn begin(config: &Config) -> Result<(), String> {
     let redis = redis.ok_or_else(|| "--redis-url is not set: a worker needs it".to_owned())?;
     let postgres = pg_target(config)?;
     let settings = settings(config);
-    let (listener, address) = http::listen(config.bind, config.worker_port)?;
+    let address = SocketAddr::new(config.bind, config.worker_port);
+    let (listener, address) = http::listen(address, "--worker-port")?;
     let mut runtime = runtime(config)?;
     let is_told = Arc::new(AtomicBool::new(false));
     let told = is_told.clone();
-    signals::watch(Arc::new(move |by: &str| {
+    let drain: signals::Drain = Arc::new(move |by: &str| {
         tracing::info!(by, "ending: what was read is stored first");
         told.store(true, Ordering::Release);
-    }))?;
+    });
+    signals::watch(drain, Vec::new())?;
     let worker_id = config.worker_id.to_string();
     runtime.block_on(async {
         let status = Rc::new(RefCell::new(Status::new(worker_id.clone())));
-        http::serve(listener, status.clone())?;
+        let shown = status.clone();
+        let served = http::serve(listener, move |path: &str| page(&shown.borrow(), path));
+        served.map_err(|error| format!("--worker-port: {error}"))?;
         tracing::info!(%address, %worker_id, "serving");
         let room = Room::open(settings, redis, postgres, status, is_told)?;
         room.run().await;
         Ok(())
     })
+}
+
+/// What is on a worker's port.
+fn page(status: &Status, path: &str) -> Option<Response> {
+    let (content_type, body) = match path {
+        "/health" => (response::JSON, status.health()),
+        "/metrics" => (CONTENT_TYPE, status.metrics()),
+        _ => return None,
+    };
+    Some(response::build(200, content_type, &[], body.as_bytes()))
 }
 
 /// The runtime of this thread.

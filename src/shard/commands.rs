@@ -296,6 +296,7 @@ impl Shard {
             payload: Bytes::copy_from_slice(payload),
             metadata: metadata.map(Bytes::copy_from_slice),
             echo,
+            arrived_us: self.now.us,
         };
         self.post_publish(asker, publish);
     }

@@ -1,12 +1,17 @@
 //! What a shard counts. Plain numbers of its own; `runtime/` copies them out for whoever asks.
 
 use crate::backplane::Report;
-use crate::model::{CloseCode, ErrorCode};
+use crate::model::latency::LATENCY_CELLS;
+use crate::model::{CloseCode, ErrorCode, Latency};
 
 /// Close codes that are counted apart.
-pub const CLOSE_CODES: [u16; 12] = [
-    1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1013, 4001, 4002, 4003,
+pub const CLOSE_CODES: [u16; 15] = [
+    1000, 1001, 1002, 1003, ABNORMAL, 1007, 1008, 1009, 1011, 1012, 1013, 4001, 4002, 4003, OTHER,
 ];
+/// Of a WebSocket that ended without a close frame (RFC 6455, 7.1.5).
+const ABNORMAL: u16 = 1006;
+/// Stands for all other codes, which clients choose.
+const OTHER: u16 = 0;
 /// Error codes in the order in which they are counted.
 pub const ERROR_CODES: [ErrorCode; 13] = [
     ErrorCode::BadJson,
@@ -55,6 +60,8 @@ pub struct Counters {
     pub repeated: u64,
     /// Publishes held because the backplane was away.
     pub held: u64,
+    /// Signals and presence that a member did not get: it was behind, or there were too many.
+    pub signals_dropped: u64,
     /// Frames written to members from the logs.
     pub delivered: u64,
     /// Of these, frames of the past.
@@ -69,7 +76,7 @@ pub struct Counters {
     pub turned_away: u64,
     /// Messages that were not taken: over the connection's messages, its bytes, its address'
     /// messages.
-    pub limited: [u64; 3],
+    pub limited: [u64; LIMITED_CELLS],
     /// Connections closed because they went on.
     pub limited_closed: u64,
     /// Upgrades refused because the address had too many connections.
@@ -78,14 +85,28 @@ pub struct Counters {
     pub refused: u64,
     /// Panics contained to one connection.
     pub panics: u64,
+    /// From a publish's arrival to its home shard.
+    pub to_home: Latency,
+    /// From there till it is stored: the script's answer, or the commit.
+    pub to_stored: Latency,
+    /// Till it is back from Redis, in the order of all; alone nothing.
+    pub to_envelope: Latency,
+    /// Till it is written to the members of a shard.
+    pub local: Latency,
+    /// The same for what came in on another instance.
+    pub remote: Latency,
     /// Closes by code, as [`CLOSE_CODES`].
     pub closes: [u64; CLOSE_CODES.len()],
     /// Error frames by code, as [`ERROR_CODES`].
     pub errors: [u64; ERROR_CODES.len()],
 }
 
+const PLAIN_CELLS: usize = 40;
+const LIMITED_CELLS: usize = 3;
+const LATENCIES: usize = 5;
 /// How many numbers [`Counters`] are.
-pub const CELLS: usize = 41 + CLOSE_CODES.len() + ERROR_CODES.len();
+pub const CELLS: usize =
+    PLAIN_CELLS + LIMITED_CELLS + LATENCIES * LATENCY_CELLS + CLOSE_CODES.len() + ERROR_CODES.len();
 
 impl Counters {
     /// All numbers, in an order of their own.
@@ -115,7 +136,7 @@ impl Counters {
     }
 
     fn numbers(&mut self) -> impl Iterator<Item = &mut u64> {
-        [
+        let plain: [_; PLAIN_CELLS] = [
             &mut self.accepted,
             &mut self.connections,
             &mut self.clients,
@@ -129,6 +150,7 @@ impl Counters {
             &mut self.stored,
             &mut self.repeated,
             &mut self.held,
+            &mut self.signals_dropped,
             &mut self.delivered,
             &mut self.replayed,
             &mut self.gaps_slow,
@@ -142,6 +164,7 @@ impl Counters {
             &mut self.redis.partitions,
             &mut self.redis.up,
             &mut self.redis.breakers_open,
+            &mut self.redis.breakers_half_open,
             &mut self.redis.commands,
             &mut self.redis.pipeline,
             &mut self.redis.connects,
@@ -154,17 +177,32 @@ impl Counters {
             &mut self.redis.spool_bytes,
             &mut self.redis.refusing,
             &mut self.redis.instances,
-        ]
-        .into_iter()
-        .chain(&mut self.limited)
-        .chain(&mut self.closes)
-        .chain(&mut self.errors)
+        ];
+        let latencies: [_; LATENCIES] = [
+            &mut self.to_home,
+            &mut self.to_stored,
+            &mut self.to_envelope,
+            &mut self.local,
+            &mut self.remote,
+        ];
+        let latencies = latencies.into_iter().flat_map(Latency::numbers);
+        let plain = plain.into_iter().chain(latencies);
+        plain
+            .chain(&mut self.limited)
+            .chain(&mut self.closes)
+            .chain(&mut self.errors)
     }
 
     pub(super) fn count_close(&mut self, code: CloseCode) {
-        if let Some(at) = CLOSE_CODES.iter().position(|&other| other == code.0) {
+        let at = |code| CLOSE_CODES.iter().position(|&other| other == code);
+        if let Some(at) = at(code.0).or_else(|| at(OTHER)) {
             self.closes[at] += 1;
         }
+    }
+
+    /// A WebSocket ended without a close frame.
+    pub(super) fn count_abnormal_close(&mut self) {
+        self.count_close(CloseCode(ABNORMAL));
     }
 
     pub(super) fn count_error(&mut self, code: ErrorCode) {
@@ -178,14 +216,34 @@ impl Counters {
 mod tests {
     use super::*;
 
-    /// The last one was none once, and `internal` errors were not counted.
     #[test]
-    fn every_number_has_a_cell() {
+    fn every_number_is_copied_out_and_back() {
         let mut counters = Counters::default();
+        for (at, number) in counters.numbers().enumerate() {
+            *number = 1 + at as u64;
+        }
         assert_eq!(counters.numbers().count(), CELLS);
-        (1..)
-            .zip(counters.numbers())
-            .for_each(|(n, number)| *number = n);
         assert_eq!(Counters::from_cells(counters.cells()), counters);
+        let last = counters.errors[ERROR_CODES.len() - 1];
+        assert_eq!(last, CELLS as u64);
+        let mut twice = counters;
+        twice.add(&counters);
+        assert!(
+            counters
+                .numbers()
+                .zip(twice.cells())
+                .all(|(one, two)| 2 * *one == two)
+        );
+    }
+
+    #[test]
+    fn a_close_counts_by_its_code_or_as_another() {
+        let mut counters = Counters::default();
+        for code in [1000, 1001, 3456, 4999, 0] {
+            counters.count_close(CloseCode(code));
+        }
+        counters.count_abnormal_close();
+        let of = |code| counters.closes[CLOSE_CODES.iter().position(|&c| c == code).unwrap()];
+        assert_eq!((of(1000), of(1001), of(ABNORMAL), of(OTHER)), (1, 1, 1, 3));
     }
 }

@@ -7,7 +7,7 @@ use super::event::{Delivery, Effect, Lost, Reply, ShardId};
 use super::home::{Origin, shards_of};
 use super::lanes::Behind;
 use super::{ConnId, Mail, Shard};
-use crate::backplane::{Answer, Backplane, Moment, Outcome};
+use crate::backplane::{Answer, Backplane, Begun, Moment, Outcome};
 use crate::hub::{ConnIndex, Member, RoomKey};
 use crate::model::{Epoch, MessageId, Position, RoomName};
 use crate::net::push_text;
@@ -55,7 +55,12 @@ impl Shard {
                 offset,
                 json,
                 skip,
-            } => self.deliver_publication(&room, Position { epoch, offset }, &json, skip.as_ref()),
+                begun,
+            } => {
+                self.note_envelope(begun);
+                let position = Position { epoch, offset };
+                self.deliver_publication(&room, position, &json, skip.as_ref(), begun);
+            }
             Outcome::Stored {
                 room,
                 id,
@@ -63,8 +68,7 @@ impl Shard {
                 is_repeat,
                 origin,
             } => {
-                self.counters.stored += u64::from(!is_repeat);
-                self.counters.repeated += u64::from(is_repeat);
+                self.note_stored(&origin, is_repeat);
                 self.ack(origin, room, id, offset);
             }
             Outcome::Refused {
@@ -121,6 +125,7 @@ impl Shard {
             key,
             asker,
             echo,
+            ..
         } = origin;
         if let Some(room) = self.home.rooms.get_mut(&key) {
             room.publishing -= 1;
@@ -135,6 +140,7 @@ impl Shard {
         position: Position,
         json: &[u8],
         skip: Option<&Origin>,
+        begun: Begun,
     ) {
         let mut key = self.hub.find(room.as_str());
         key = key.filter(|key| self.home.rooms.contains_key(key));
@@ -164,12 +170,15 @@ impl Shard {
                     offset,
                     frame: shared.clone(),
                     skip: skip_on(to).map(|origin| origin.asker.conn),
+                    begun,
                 };
                 self.lanes.post_delivery(to, key, delivery);
             }
         }
         let skip = skip_on(self.id).map(|origin| origin.asker.conn);
-        self.deliver(key, epoch, offset, &frame, skip);
+        if self.deliver(key, epoch, offset, &frame, skip) {
+            self.time_delivery(key, offset, begun);
+        }
         self.scratch = frame;
     }
 
@@ -181,9 +190,12 @@ impl Shard {
             offset,
             frame,
             skip,
+            begun,
         } = delivery;
-        if let Some(key) = self.room_of_delivery(room) {
-            self.deliver(key, *epoch, *offset, frame, *skip);
+        if let Some(key) = self.room_of_delivery(room)
+            && self.deliver(key, *epoch, *offset, frame, *skip)
+        {
+            self.time_delivery(key, *offset, *begun);
         }
     }
 
@@ -203,6 +215,7 @@ impl Shard {
         })
     }
 
+    /// Appends a publication to the log of its room. Returns whether it is new there.
     fn deliver(
         &mut self,
         key: RoomKey,
@@ -210,12 +223,12 @@ impl Shard {
         offset: u64,
         frame: &[u8],
         skip: Option<ConnId>,
-    ) {
+    ) -> bool {
         self.add_personal(key, epoch, offset);
         if self.hub.room(key).is_none_or(|room| room.log().is_none()) {
             // Where no member is yet a log begins with the answer to a join. This was meant for
             // members who have left, and what comes next may not follow it.
-            return;
+            return false;
         }
         if let Some(id) = skip
             && let Some(conn) = self.find_conn(id)
@@ -224,7 +237,7 @@ impl Shard {
         {
             room.skip(place as usize, offset);
         }
-        self.hub.publish(key, epoch, offset, frame);
+        self.hub.publish(key, epoch, offset, frame)
     }
 
     /// A personal room's user gets what is published there without joining: its connections become
@@ -324,6 +337,7 @@ impl Shard {
                     .iter()
                     .find(|&&(at, _)| at == offset)
                     .map(|&(_, conn)| conn),
+                begun: Begun::Unknown,
             };
             self.lanes.post_delivery(to, key, delivery);
             offset += 1;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::addresses::AddressKey;
 use super::{HistoryRequest, Listing};
 use crate::backplane::history::RoomsQuery;
-use crate::backplane::{Answer, Ask};
+use crate::backplane::{Answer, Ask, Begun};
 use crate::hub::{Chunk, ConnIndex};
 use crate::model::{ClientId, Epoch, ErrorCode, MessageId, Name, RoomName, Timestamp};
 use crate::net::Response;
@@ -30,6 +30,8 @@ pub struct ConnId {
 pub struct Now {
     /// Milliseconds since the process began; never falls.
     pub ms: u64,
+    /// The same in microseconds.
+    pub us: u64,
     /// The wall clock.
     pub wall: Timestamp,
 }
@@ -93,6 +95,8 @@ pub enum Effect {
     Limited(IpAddr),
     /// A client has opened a WebSocket, from this address: for the log.
     Opened(ClientId, IpAddr),
+    /// A connection from this address is refused, and why, with words of its own: for the log.
+    Refused(IpAddr, String),
     /// The backplane asks for something.
     Backplane(Ask),
 }
@@ -410,6 +414,8 @@ pub struct Delivery {
     pub frame: Bytes,
     /// The publisher, if it does not get the message and is on the shard that gets this mail.
     pub skip: Option<ConnId>,
+    /// When it began its way.
+    pub begun: Begun,
 }
 
 /// See [`Mail::Lost`]: the offsets from `from` on, below `next`.

@@ -36,6 +36,8 @@ pub(super) struct Origin {
     pub(super) key: RoomKey,
     pub(super) asker: Asker,
     pub(super) echo: bool,
+    /// When it came, in microseconds since the process began.
+    pub(super) arrived_us: u64,
 }
 
 impl crate::backplane::Origin for Origin {
@@ -514,7 +516,9 @@ impl Shard {
 
     fn serve_publish(&mut self, from: ShardId, key: RoomKey, request: PublishRequest) {
         let PublishRequest { asker, publish } = request;
-        let echo = publish.echo;
+        let (echo, arrived_us) = (publish.echo, publish.arrived_us);
+        let after_us = self.now.us.saturating_sub(arrived_us);
+        self.counters.to_home.record(after_us);
         if let Some(room) = self.home.rooms.get_mut(&key) {
             room.publishing += 1;
         }
@@ -523,6 +527,7 @@ impl Shard {
             key,
             asker,
             echo,
+            arrived_us,
         };
         let (backplane, mut moment) = self.backplane();
         backplane.publish(&mut moment, publish, origin);

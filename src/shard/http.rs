@@ -35,6 +35,9 @@ pub(super) use exchange::Exchange;
 pub use routes::ROUTES;
 use routes::{Range, Route};
 
+/// Bytes of what is no request that are logged.
+const NOISE_BYTES: usize = 64;
+
 impl Shard {
     /// Bytes of a connection that is HTTP.
     pub(super) fn on_http_bytes(&mut self, index: ConnIndex, input: &[u8]) {
@@ -87,7 +90,10 @@ impl Shard {
                 }
                 return;
             }
-            Some(Err(error)) => (Route::Refuse(response::refuse(&error)), 0),
+            Some(Err(error)) => {
+                self.note_noise(peer, error.message, &stash.0);
+                (Route::Refuse(response::refuse(&error)), 0)
+            }
             None => {
                 self.counters.panics += 1;
                 let why = "a fault of the server's own";
@@ -101,6 +107,16 @@ impl Shard {
             conn.stash = Some(stash);
         }
         self.take_route(index, route);
+    }
+
+    /// For the log: what came is no request. Of it the first line, without a query, which might
+    /// hold a token.
+    pub(super) fn note_noise(&mut self, peer: IpAddr, why: &str, bytes: &[u8]) {
+        let line = bytes.split(|b| b"\r\n?".contains(b)).next();
+        let line = line.unwrap_or_default();
+        let began = String::from_utf8_lossy(&line[..line.len().min(NOISE_BYTES)]);
+        let why = format!("{why}: {began:?}");
+        self.effects.push(Effect::Refused(peer, why));
     }
 
     /// What the exchange is that begins, and what is to be done.

@@ -156,6 +156,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::backplane::Begun;
     use crate::hub::Hub;
     use crate::model::{Epoch, RoomName};
 
@@ -175,6 +176,7 @@ mod tests {
                 offset,
                 frame: Bytes::from_static(b"12345678"),
                 skip: (offset == 2 || offset == 4).then_some(conn),
+                begun: Begun::Unknown,
             };
             lanes.post_delivery(1, key, delivery);
         }

@@ -29,6 +29,7 @@ mod history;
 mod home;
 mod http;
 mod lanes;
+mod latency;
 mod leaving;
 mod limited;
 mod linger;
@@ -118,6 +119,8 @@ pub struct Shard {
     draining: bool,
     /// Why the backplane is away, if it is.
     degraded: Option<Arc<str>>,
+    /// What is being swept, and when it began its way.
+    timed: Vec<latency::Timed>,
     counters: Counters,
 }
 
@@ -151,6 +154,7 @@ impl Shard {
             tick_at: 0,
             draining: false,
             degraded: None,
+            timed: Vec::new(),
             counters: Counters::default(),
             options,
         }
@@ -237,6 +241,7 @@ impl Shard {
             replayed: self.hub.counters.replayed,
             gaps_slow: self.hub.counters.slow_gaps,
             gaps_lost: self.hub.counters.lost_gaps,
+            signals_dropped: self.hub.counters.signals_dropped,
             ..self.counters
         }
     }
@@ -405,6 +410,10 @@ impl Shard {
 
     /// Forgets a connection.
     fn remove(&mut self, index: ConnIndex) {
+        let phase = self.conn(index).map(|conn| conn.phase);
+        if let Some(Phase::Open | Phase::Echo | Phase::Leaving) = phase {
+            self.counters.count_abnormal_close();
+        }
         self.leave_all(index);
         if self
             .conns

@@ -50,12 +50,21 @@ impl Shard {
         if conn.blocked && now_ms >= conn.progress_ms + NO_PROGRESS_MS {
             self.counters.slow_closed += 1;
             self.counters.count_close(CloseCode::SLOW_CONSUMER);
+            self.leave_all(index);
+            if let Some(conn) = self.conn_mut(index) {
+                conn.phase = Phase::Closing;
+            }
             self.abort(index);
             return;
         }
         match conn.phase {
             Phase::Head | Phase::Closing => {
                 if now_ms >= conn.deadline_ms {
+                    if let Some(stash) = conn.stash.take() {
+                        let why = "it did not become a request in time";
+                        let peer = conn.address;
+                        self.note_noise(peer, why, &stash.0);
+                    }
                     self.abort(index);
                 }
             }

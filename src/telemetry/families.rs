@@ -1,21 +1,22 @@
 //! The metrics of a server (PROTOCOL 7): their names, and the values that `runtime` fills in.
 //!
-//! No label takes a user's input: not a room, not a name, not an address. What later stages count
-//! (Redis, spool, worker) comes with them.
+//! No label takes a user's input: not a room, not a name, not an address. A worker's are in
+//! [`super::worker`].
 
 use std::collections::BTreeMap;
 
 use super::metrics::{Histogram, Kind, Labels, Page, Value};
 use crate::backplane::Report;
+use crate::model::Latency;
 
-/// The upper bounds of the delivery latency's buckets, in seconds.
+/// The upper bounds of the latencies' buckets, in seconds: [`LATENCY_BOUNDS_US`].
 pub const DELIVERY_BOUNDS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0,
 ];
 
 /// All values at one moment, summed over the shards but for [`Snapshot::shards`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Open connections.
     pub connections: u64,
@@ -45,10 +46,16 @@ pub struct Snapshot {
     pub bytes_in: u64,
     /// Bytes written to sockets.
     pub bytes_out: u64,
-    /// From a publish's arrival to the write of its frame, for publishes that came in here.
-    pub delivery_local: Histogram,
+    /// From a publish's arrival to its home shard.
+    pub to_home: Latency,
+    /// From its arrival till it is stored.
+    pub to_stored: Latency,
+    /// From its arrival till it is back from Redis.
+    pub to_envelope: Latency,
+    /// From its arrival to the write of its frame, for publishes that came in here.
+    pub delivery_local: Latency,
     /// The same for those that came in elsewhere.
-    pub delivery_remote: Histogram,
+    pub delivery_remote: Latency,
     /// Gaps that members were told of.
     pub gaps_told: u64,
     /// Slow consumers that were told with `gap`.
@@ -90,44 +97,6 @@ pub struct ShardSnapshot {
     pub busy_ratio: f64,
 }
 
-impl Default for Snapshot {
-    fn default() -> Self {
-        Self {
-            delivery_local: Histogram::new(DELIVERY_BOUNDS),
-            delivery_remote: Histogram::new(DELIVERY_BOUNDS),
-            connections: 0,
-            connections_accepted: 0,
-            connections_refused: 0,
-            rooms: 0,
-            members: 0,
-            accepted: 0,
-            stored: 0,
-            repeated: 0,
-            sends: 0,
-            delivered: 0,
-            replayed: 0,
-            signals_dropped: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            gaps_told: 0,
-            slow_told: 0,
-            slow_closed: 0,
-            closes: BTreeMap::new(),
-            errors: BTreeMap::new(),
-            limited: BTreeMap::new(),
-            limited_closed: 0,
-            panics: 0,
-            room_log_bytes: 0,
-            commits: 0,
-            commits_failed: 0,
-            held: 0,
-            redis: Report::default(),
-            postgres_up: None,
-            shards: Vec::new(),
-        }
-    }
-}
-
 impl Snapshot {
     /// The answer to `GET /metrics`.
     pub fn render(&self) -> String {
@@ -142,15 +111,33 @@ impl Snapshot {
             page.family("ringcast_postgres_up", Kind::Gauge, help, samples);
         }
         self.labelled(&mut page);
+        self.latencies(&mut page);
+        page.finish()
+    }
+
+    /// How long publications take.
+    fn latencies(&self, page: &mut Page) {
+        let local = histogram(&self.delivery_local);
+        let remote = histogram(&self.delivery_remote);
         page.histograms(
             "ringcast_delivery_seconds",
             "From a publish's arrival to the write of its frame, by where it arrived.",
             [
-                (&[("origin", "local")][..], &self.delivery_local),
-                (&[("origin", "remote")][..], &self.delivery_remote),
+                (&[("origin", "local")][..], &local),
+                (&[("origin", "remote")][..], &remote),
             ],
         );
-        page.finish()
+        let hops = [&self.to_home, &self.to_stored, &self.to_envelope].map(histogram);
+        let samples = [
+            (&[("hop", "home")][..], &hops[0]),
+            (&[("hop", "stored")][..], &hops[1]),
+            (&[("hop", "envelope")][..], &hops[2]),
+        ];
+        // Alone nothing comes back from Redis.
+        let count = if self.redis.partitions > 0 { 3 } else { 2 };
+        let help = "From a publish's arrival till it was so far; the last hop is the delivery.";
+        let samples = samples.into_iter().take(count);
+        page.histograms("ringcast_hop_seconds", help, samples);
     }
 
     /// Families of one sample that an instance alone does not have.
@@ -169,6 +156,12 @@ impl Snapshot {
                 "redis_breakers_open",
                 self.redis.breakers_open,
                 "Partitions whose Redis counts as away.",
+            ),
+            (
+                Gauge,
+                "redis_breakers_half_open",
+                self.redis.breakers_half_open,
+                "Of these, where one probe asks whether it is back.",
             ),
             (
                 Counter,
@@ -365,6 +358,9 @@ impl Snapshot {
 
     /// Families with a label.
     fn labelled(&self, page: &mut Page) {
+        let version = [(env!("CARGO_PKG_VERSION").to_owned(), 1_u64)];
+        let help = "1: this version runs.";
+        by_label(page, "build_info", Kind::Gauge, help, "version", version);
         let slow = [("gap", self.slow_told), ("disconnect", self.slow_closed)];
         let slow = slow.map(|(action, n)| (action.to_owned(), n));
         let help = "Slow consumers by what was done.";
@@ -377,7 +373,7 @@ impl Snapshot {
             slow,
         );
         let closes = self.closes.iter().map(|(code, n)| (code.to_string(), *n));
-        let help = "Connections closed by close code.";
+        let help = "WebSockets closed, by close code; 1006: without one, 0: by another.";
         by_label(page, "closes_total", Kind::Counter, help, "code", closes);
         let errors = self.errors.iter().map(|(code, n)| (code.to_string(), *n));
         let help = "Error frames by code.";
@@ -407,6 +403,14 @@ impl Snapshot {
 
 const NONE: Labels<'static> = &[];
 
+fn histogram(latency: &Latency) -> Histogram {
+    Histogram {
+        bounds: DELIVERY_BOUNDS,
+        counts: latency.buckets.to_vec(),
+        sum: latency.sum_us as f64 / 1e6,
+    }
+}
+
 fn by_label<V: Into<Value>>(
     page: &mut Page,
     name: &str,
@@ -429,8 +433,9 @@ fn by_label<V: Into<Value>>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::metrics::tests::read;
+    use super::super::metrics::tests::{lint, read};
     use super::*;
+    use crate::model::latency::LATENCY_BOUNDS_US;
 
     #[test]
     fn a_page_is_well_formed_and_has_what_was_filled_in() {
@@ -442,7 +447,8 @@ mod tests {
         read(&snapshot.render());
         snapshot.closes.insert(1001, 5);
         snapshot.errors.insert("bad_json", 6);
-        snapshot.delivery_local.record(0.002);
+        snapshot.delivery_local.record(2_000);
+        snapshot.to_stored.record(700);
         snapshot.shards = vec![ShardSnapshot::default(); 2];
         snapshot.shards[1].busy_ratio = 0.5;
         snapshot.redis.partitions = 1;
@@ -465,6 +471,15 @@ mod tests {
         assert_eq!(value("ringcast_errors_total", "bad_json"), "6");
         assert_eq!(value("ringcast_shard_busy_ratio", "1"), "0.5");
         assert_eq!(value("ringcast_delivery_seconds_count", "local"), "1");
+        assert_eq!(value("ringcast_hop_seconds_sum", "stored"), "0.0007");
+        lint(&samples);
+        assert!(
+            DELIVERY_BOUNDS
+                .iter()
+                .zip(LATENCY_BOUNDS_US)
+                .all(|(s, us)| { (s * 1e6 - us as f64).abs() < 1e-6 })
+        );
+        assert_eq!(DELIVERY_BOUNDS.len(), LATENCY_BOUNDS_US.len());
         assert!(
             samples
                 .iter()

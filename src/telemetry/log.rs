@@ -15,6 +15,31 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::LogFormat;
 
+/// Characters of a stranger's words that a line holds.
+const WORDS_MAX: usize = 200;
+
+/// A stranger's words, as much of them as a line may hold, control characters written out. What is
+/// left out shows.
+pub fn cut(words: &str) -> String {
+    let written = |c: char| match c.is_control() {
+        true => c.escape_default().collect::<String>(),
+        false => c.to_string(),
+    };
+    let mut line = String::new();
+    let mut left = WORDS_MAX;
+    for c in words.chars() {
+        let piece = written(c);
+        // Room for the mark.
+        if piece.chars().count() + 1 > left {
+            line.push('…');
+            break;
+        }
+        left -= piece.chars().count();
+        line.push_str(&piece);
+    }
+    line
+}
+
 /// Starts the log of this process. A second call changes nothing.
 pub fn start(format: LogFormat, level: tracing::Level) {
     // Refused only if there is a log already, and then that one stays.
@@ -190,6 +215,21 @@ mod tests {
             assert_eq!(event["room"], HOSTILE, "{line}");
             assert!(event["level"].is_string() && event["message"].is_string());
         }
+    }
+
+    #[test]
+    fn words_of_strangers_are_cut() {
+        assert_eq!(cut("GET /"), "GET /");
+        assert_eq!(cut("a\u{1b}[2J\r\n"), "a\\u{1b}[2J\\r\\n");
+        for long in ["é".repeat(5_000), "\0".repeat(5_000)] {
+            let line = cut(&long);
+            assert!(
+                line.ends_with('…') && line.chars().count() <= WORDS_MAX,
+                "{line}"
+            );
+        }
+        let whole = "x".repeat(WORDS_MAX - 1);
+        assert_eq!(cut(&whole), whole);
     }
 
     #[test]

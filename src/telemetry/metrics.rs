@@ -256,6 +256,40 @@ pub(super) mod tests {
         (name.to_owned(), labels, value.to_owned())
     }
 
+    /// What `promtool check metrics` looks at, and that no label is one that a user could fill.
+    pub(crate) fn lint(samples: &[Sample]) {
+        const LABELS: [&str; 9] = [
+            "action", "code", "hop", "le", "origin", "reason", "shard", "state", "version",
+        ];
+        const UNITS: [&str; 4] = ["seconds", "bytes", "ratio", "info"];
+        for (name, labels, _) in samples {
+            let plain = name.strip_prefix("ringcast_");
+            let plain = plain.unwrap_or_else(|| panic!("{name} is not ours"));
+            assert!(
+                plain.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
+            let mut words = plain.split('_');
+            let is_bad = |word: &str| {
+                let other = [
+                    "ms", "us", "millis", "minutes", "kib", "mib", "percent", "gauge",
+                ];
+                word.is_empty() || other.contains(&word)
+            };
+            assert!(!words.any(is_bad), "{name}: in base units");
+            // A unit stands last, but for what kind of sample it is.
+            let words: Vec<_> = plain.split('_').collect();
+            let kind = ["total", "bucket", "sum", "count"];
+            let ends = words.iter().rev().skip_while(|word| kind.contains(word));
+            let inner = ends.skip(1).any(|word| UNITS.contains(word));
+            assert!(!inner, "{name}: the unit comes last");
+            assert!(
+                labels.keys().all(|label| LABELS.contains(&label.as_str())),
+                "{name}"
+            );
+        }
+    }
+
     #[test]
     fn families_and_escapes() {
         let hostile = "a\\b\"c\nd";

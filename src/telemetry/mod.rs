@@ -6,4 +6,5 @@
 pub mod families;
 pub mod log;
 pub mod metrics;
+pub mod quota;
 pub mod worker;

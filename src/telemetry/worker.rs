@@ -104,7 +104,7 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
-    use super::super::metrics::tests::read;
+    use super::super::metrics::tests::{lint, read};
     use super::*;
 
     #[test]
@@ -120,6 +120,7 @@ mod tests {
         let value = |name: &str| &samples.iter().find(|s| s.0 == name).unwrap().2;
         assert_eq!(value("ringcast_worker_batch_seconds_count"), "4");
         assert_eq!(value("ringcast_worker_lag_seconds"), "2.5");
+        lint(&samples);
         assert_eq!(value("ringcast_postgres_up"), "1");
         let health: serde_json::Value = serde_json::from_str(&status.health()).unwrap();
         assert_eq!(

@@ -135,6 +135,63 @@ fn nothing_runs_without_a_profile() {
     }
 }
 
+/// FAULTS H8: no container has rights that it does not need, the image's user has none, and no port
+/// of Redis or PostgreSQL is published; those of single servers only to this machine.
+#[test]
+fn containers_have_few_rights_and_ports() {
+    let dockerfile = read("Dockerfile");
+    let user = dockerfile.lines().rfind(|line| line.starts_with("USER "));
+    assert_eq!(user, Some("USER 10001:10001"));
+    for file in [BASE, SCALE] {
+        let text = read(file);
+        let hardened = block(&text, "x-hardened");
+        for line in ["read_only: true", "cap_drop: [ALL]"] {
+            assert!(hardened.iter().any(|it| it == line), "{file}: {line}");
+        }
+        assert!(hardened.join("\n").contains("no-new-privileges:true"));
+        assert!(
+            block(&text, "x-ringcast")
+                .iter()
+                .any(|it| it == "<<: *hardened")
+        );
+        let services = block(&text, "services");
+        let names: Vec<_> = services
+            .iter()
+            .filter(|line| !line.starts_with(' '))
+            .map(|line| line.trim_end_matches(':'))
+            .collect();
+        assert!(names.len() >= 5, "{names:?}");
+        for name in names {
+            let service = block(&services.join("\n"), name);
+            let is = |line: &str| service.iter().any(|it| it == line);
+            let of_base = service
+                .iter()
+                .any(|it| it.starts_with("extends: {file: docker-compose.yml"));
+            assert!(
+                of_base || is("<<: *hardened") || is("<<: *ringcast"),
+                "{file}: {name}"
+            );
+            let ports: Vec<_> = service
+                .iter()
+                .filter(|line| line.starts_with("ports:"))
+                .collect();
+            match name {
+                "nginx" => assert_eq!(ports.len(), 1),
+                _ => assert!(
+                    ports.iter().all(|line| line.contains("[\"127.0.0.1:")),
+                    "{file}: {name}: {ports:?}"
+                ),
+            }
+            let is_ours = is("<<: *ringcast");
+            let adds = service.iter().any(|line| line.starts_with("cap_add:"));
+            assert!(!(is_ours && adds), "{file}: {name} needs no capability");
+            if ["redis", "postgres"].contains(&name) {
+                assert!(ports.is_empty(), "{file}: {name} is not published");
+            }
+        }
+    }
+}
+
 /// Every file of the project, without what is built.
 fn visit(folder: &Path, each: &mut impl FnMut(&Path)) {
     for entry in std::fs::read_dir(folder).unwrap().flatten() {

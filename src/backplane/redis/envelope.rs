@@ -25,7 +25,9 @@ use serde_json::value::RawValue;
 use self::texts::{TIME_BYTES, depth, entry_of, id_of, leading_number, time_of, whole_number};
 use super::{Encode, Item, Place};
 use crate::model::limits::{ENVELOPE_BYTES_MAX, JSON_DEPTH_MAX, METADATA_BYTES_MAX};
-use crate::model::{EntryId, Epoch, MessageId, Name, Publication, RoomName, name_is_valid};
+use crate::model::{
+    EntryId, Epoch, MessageId, Name, Publication, RoomName, Timestamp, name_is_valid,
+};
 
 /// What stands on the channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +216,14 @@ fn parse_any(bytes: &Bytes, text: &str) -> Result<Envelope, EnvelopeError> {
 pub fn frame_of(payload: &Bytes) -> Option<FrameHead> {
     let text = simdutf8::basic::from_utf8(payload).ok()?;
     frame_of_own(text).or_else(|| frame_of_any(text))
+}
+
+/// When a `message` frame was sent, if it ends as `protocol` writes it.
+pub fn sent_at(payload: &[u8]) -> Option<Timestamp> {
+    let rest = payload.strip_suffix(br#""}"#)?;
+    let (rest, time) = rest.split_at_checked(rest.len().checked_sub(TIME_BYTES)?)?;
+    let is_it = rest.ends_with(br#","sent_at":""#);
+    time_of(std::str::from_utf8(time).ok().filter(|_| is_it)?)
 }
 
 /// Reads a frame as `protocol` writes it, if its room needs no escapes.

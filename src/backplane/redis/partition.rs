@@ -9,6 +9,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `partition/arrivals` | when what was published here came |
 //! | `partition/away` | the breaker, the spool, and what is told of them |
 //! | `partition/past` | PostgreSQL and stream, joined |
 //! | `partition/keep` | connecting, login, hello, lease, polls: all that time drives |
@@ -23,6 +24,7 @@
 //! Invariants: an outcome in `ready` is of the order; `rooms` has each room that the shard follows;
 //! `position` of an open room is that of the last `Deliver` put into `ready`.
 
+mod arrivals;
 mod away;
 mod keep;
 mod past;
@@ -35,10 +37,11 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
+use self::arrivals::Arrivals;
 use self::replicas::Replicas;
 use self::replies::Question;
 use self::rooms::Followed;
-use super::breaker::Breaker;
+use super::breaker::{Breaker, State};
 use super::names::Names;
 use super::order::{Order, Ordered};
 use super::partition_log::PartitionLog;
@@ -131,6 +134,7 @@ pub struct Partition<T> {
     unasked: Vec<RoomName>,
     /// Whose messages are not to be delivered to themselves, until they are delivered.
     skips: HashMap<MessageId, T>,
+    arrivals: Arrivals,
     /// Rooms whose last offset counts once the order has come as far.
     reaching: Vec<RoomName>,
     snapshot_heads: HashMap<Name, Option<Bytes>>,
@@ -162,6 +166,8 @@ pub struct Report {
     pub up: u64,
     /// Of these, whose breaker is open, or half-open.
     pub breakers_open: u64,
+    /// Of these, whose breaker is half-open: one probe is under way.
+    pub breakers_half_open: u64,
     /// Commands sent.
     pub commands: u64,
     /// Commands that have no reply yet.
@@ -228,6 +234,7 @@ impl<T: Origin> Partition<T> {
             rooms: HashMap::new(),
             unasked: Vec::new(),
             skips: HashMap::new(),
+            arrivals: Arrivals::default(),
             reaching: Vec::new(),
             snapshot_heads: HashMap::new(),
             warned: None,
@@ -270,7 +277,7 @@ impl<T: Origin> Partition<T> {
             return;
         }
         let held = self.degraded.then(|| preview(&outgoing));
-        let id = outgoing.id;
+        let (id, arrived_us) = (outgoing.id, publish.arrived_us);
         let mut whose = Whose {
             origin: origin.clone(),
             is_skipped: !publish.echo,
@@ -279,8 +286,11 @@ impl<T: Origin> Partition<T> {
         if whose.is_held {
             whose.origin.hold();
         }
-        if self.publisher.publish(outgoing, whose) == Taken::Queued && !publish.echo {
-            self.skips.insert(id, origin.clone());
+        if self.publisher.publish(outgoing, whose) == Taken::Queued {
+            self.arrivals.insert(id, arrived_us);
+            if !publish.echo {
+                self.skips.insert(id, origin.clone());
+            }
         }
         if let Some(preview) = held {
             self.outcomes.push(Outcome::Held { preview, origin });
@@ -492,6 +502,10 @@ impl<T: Origin> Partition<T> {
         self.roster.tick(moment.ms, &mut events);
         self.on_roster(events);
         self.keep_up(moment);
+        if !self.degraded {
+            // What is held may be seen much later.
+            self.arrivals.tick(moment.ms);
+        }
         self.ask_replicas_again(moment.ms);
         self.feed_spool(moment.ms);
         self.flush();
@@ -513,6 +527,7 @@ impl<T: Origin> Partition<T> {
             partitions: 1,
             up: (!self.degraded && self.keep.is_greeted()).into(),
             breakers_open: (!self.breaker.is_closed()).into(),
+            breakers_half_open: (self.breaker.state() == State::HalfOpen).into(),
             commands: self.counters.commands,
             pipeline: self.commands.unanswered() as u64,
             connects: self.counters.connects,

@@ -1,10 +1,11 @@
-//! A worker's port: `GET /health` and `GET /metrics`, and nothing else.
+//! A small port beside all else: `GET /health` and `GET /metrics` of a worker, `GET /metrics` of a
+//! server where `--metrics-bind` says so, and nothing else.
 //!
 //! Each connection has one request and one answer, a few seconds, and few others beside it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,49 +14,57 @@ use monoio::net::{TcpListener, TcpStream};
 
 use crate::model::limits::{HEAD_BYTES_MAX, WORKER_CONNECTIONS_MAX};
 use crate::net::{Response, head, response};
-use crate::telemetry::worker::Status;
 
 /// How long a request and its answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A pause after a failed accept, such as for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Listens.
+/// Listens, as `setting` says.
 ///
 /// # Errors
 /// One line that names the setting.
-pub(super) fn listen(bind: IpAddr, port: u16) -> Result<(StdListener, SocketAddr), String> {
-    let address = SocketAddr::new(bind, port);
+pub(in crate::runtime) fn listen(
+    address: SocketAddr,
+    setting: &str,
+) -> Result<(StdListener, SocketAddr), String> {
     let explain = |error: io::Error| {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => {
-                "another program listens there, perhaps another worker: choose another \
-                 --worker-port"
+                format!(
+                    "another program listens there, perhaps one of ours: choose another {setting}"
+                )
             }
-            io::ErrorKind::PermissionDenied => "ports below 1024 need the right to bind them",
-            io::ErrorKind::AddrNotAvailable => {
-                "no interface of this machine has that --bind address"
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need the right to bind them".to_owned()
             }
-            _ => "see --bind and --worker-port",
+            io::ErrorKind::AddrNotAvailable => "no interface of this machine has it".to_owned(),
+            _ => format!("see {setting}"),
         };
-        format!("cannot listen on {address}: {error}; {hint}")
+        format!("cannot listen on {address} ({setting}): {error}; {hint}")
     };
     let listener = StdListener::bind(address).map_err(explain)?;
     let address = listener.local_addr().map_err(explain)?;
     Ok((listener, address))
 }
 
+/// What is answered to a GET of a path; `None`: nothing is there.
+pub(in crate::runtime) trait Answers:
+    Fn(&str) -> Option<Response> + 'static
+{
+}
+impl<F: Fn(&str) -> Option<Response> + 'static> Answers for F {}
+
 /// Begins to answer, on a thread that runs monoio.
-pub(super) fn serve(listener: StdListener, status: Rc<RefCell<Status>>) -> Result<(), String> {
+pub(in crate::runtime) fn serve(listener: StdListener, answers: impl Answers) -> io::Result<()> {
     // epoll must never wait in accept, and io_uring would not wait at all.
-    let ready = listener.set_nonblocking(monoio::utils::is_legacy());
-    let listener = ready.and_then(|()| TcpListener::from_std(listener));
-    let listener = listener.map_err(|error| format!("--worker-port: {error}"))?;
-    monoio::spawn(accept(listener, status));
+    listener.set_nonblocking(monoio::utils::is_legacy())?;
+    let listener = TcpListener::from_std(listener)?;
+    monoio::spawn(accept(listener, Rc::new(answers)));
     Ok(())
 }
 
-async fn accept(listener: TcpListener, status: Rc<RefCell<Status>>) {
+async fn accept(listener: TcpListener, answers: Rc<impl Answers>) {
     let open = Rc::new(Cell::new(0));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -66,17 +75,17 @@ async fn accept(listener: TcpListener, status: Rc<RefCell<Status>>) {
             continue;
         }
         open.set(open.get() + 1);
-        let (open, status) = (open.clone(), status.clone());
+        let (open, answers) = (open.clone(), answers.clone());
         monoio::spawn(async move {
             // Who is gone has no answer, and who is late neither: with the read that is dropped
             // here goes the connection.
-            let _ = monoio::time::timeout(PATIENCE, answer(stream, &status)).await;
+            let _ = monoio::time::timeout(PATIENCE, answer(stream, &*answers)).await;
             open.set(open.get() - 1);
         });
     }
 }
 
-async fn answer(mut stream: TcpStream, status: &RefCell<Status>) -> io::Result<()> {
+async fn answer(mut stream: TcpStream, answers: &impl Answers) -> io::Result<()> {
     let mut request = Vec::new();
     let mut buffer = Vec::with_capacity(HEAD_BYTES_MAX);
     let bytes = loop {
@@ -87,7 +96,7 @@ async fn answer(mut stream: TcpStream, status: &RefCell<Status>) -> io::Result<(
         }
         request.extend_from_slice(&buffer);
         match head::parse(&request) {
-            Ok(Some((head, _))) => break page(head.method, head.path, &status.borrow()).last(),
+            Ok(Some((head, _))) => break page(head.method, head.path, answers).last(),
             Ok(None) => {}
             Err(refusal) => break response::refuse(&refusal).last(),
         }
@@ -96,14 +105,10 @@ async fn answer(mut stream: TcpStream, status: &RefCell<Status>) -> io::Result<(
     result.map(drop)
 }
 
-fn page(method: &str, path: &str, status: &Status) -> Response {
-    match (method, path) {
-        ("GET", "/health") => response::build(200, response::JSON, &[], status.health().as_bytes()),
-        ("GET", "/metrics") => {
-            let content_type = "text/plain; version=0.0.4; charset=utf-8";
-            response::build(200, content_type, &[], status.metrics().as_bytes())
-        }
-        ("GET", _) => response::error(404, "not_found", "there is nothing here", &[]),
+fn page(method: &str, path: &str, answers: &impl Answers) -> Response {
+    match method {
+        "GET" => answers(path)
+            .unwrap_or_else(|| response::error(404, "not_found", "there is nothing here", &[])),
         _ => response::error(405, "bad_request", "only GET", &[("Allow", "GET")]),
     }
 }

@@ -116,6 +116,7 @@ impl Shard {
             payload: Bytes::copy_from_slice(publication.payload.as_bytes()),
             metadata: metadata.map(Bytes::copy_from_slice),
             echo: true,
+            arrived_us: self.now.us,
         };
         self.post_publish(asker, publish);
     }

@@ -77,6 +77,7 @@ impl Stage {
         let shard = |id| (Shard::new(id, options.clone(), 1 + u64::from(id)), sinks());
         let now = Now {
             ms: 1,
+            us: 1000,
             wall: Timestamp(1_700_000_000_000),
         };
         let shards = (0..options.shards).map(shard).collect();

@@ -112,6 +112,7 @@ impl World {
     fn now(&self) -> Now {
         Now {
             ms: self.now_ms,
+            us: self.now_ms * 1000,
             wall: Timestamp(1_700_000_000_000 + self.now_ms),
         }
     }
@@ -341,7 +342,7 @@ impl World {
                 }
                 Effect::Close(index) => self.unplug(at, index),
                 Effect::Answer(..) => panic!("no page was asked for"),
-                Effect::Opened(..) | Effect::Limited(_) => {}
+                Effect::Opened(..) | Effect::Refused(..) | Effect::Limited(_) => {}
                 Effect::Backplane(Ask::Store(request)) => {
                     assert!(self.setup.stored, "there is no store");
                     let delay_ms = if self.faults { self.setup.store_ms } else { 0 };

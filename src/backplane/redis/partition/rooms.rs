@@ -17,11 +17,12 @@ use bytes::Bytes;
 use super::Partition;
 use super::replies::{Question, state_of};
 use crate::backplane::history::PageWant;
+use crate::backplane::redis::envelope;
 use crate::backplane::redis::partition_log::Page;
 use crate::backplane::redis::recall::StreamRead;
 use crate::backplane::redis::stream_page::StreamPage;
 use crate::backplane::redis::{Item, order};
-use crate::backplane::{Moment, Origin, Outcome};
+use crate::backplane::{Begun, Moment, Origin, Outcome};
 use crate::model::limits::{PAGE_BYTES_MAX, PAGE_PUBLICATIONS_MAX};
 use crate::model::{Epoch, Position, RoomName};
 use crate::resp::{Value, push_command};
@@ -247,6 +248,7 @@ impl<T: Origin> Partition<T> {
             true => None,
             false => self.skips.remove(&item.id),
         };
+        let arrived_us = self.arrivals.take(&item.id);
         let Item {
             place,
             room,
@@ -281,6 +283,8 @@ impl<T: Origin> Partition<T> {
             }
             Some(_) => {}
         }
+        let elsewhere = || envelope::sent_at(&json).map_or(Begun::Unknown, Begun::Elsewhere);
+        let begun = arrived_us.map_or_else(elsewhere, Begun::Here);
         let bytes = json.len();
         let deliver = Outcome::Deliver {
             room,
@@ -288,6 +292,7 @@ impl<T: Origin> Partition<T> {
             offset,
             json,
             skip,
+            begun,
         };
         self.push_ready(bytes, deliver);
     }

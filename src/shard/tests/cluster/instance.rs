@@ -84,6 +84,7 @@ impl Instance {
     fn now(&self, now_ms: u64) -> Now {
         Now {
             ms: now_ms - self.began_ms,
+            us: (now_ms - self.began_ms) * 1000,
             wall: Timestamp(WALL_MS + now_ms + self.skew_ms),
         }
     }
@@ -220,7 +221,7 @@ impl Instance {
                 Effect::Backplane(Ask::End(why)) => panic!("i{} ends: {why}", self.number),
                 Effect::Backplane(Ask::Store(_) | Ask::History(_)) => panic!("there is no store"),
                 Effect::Answer(..) => panic!("no page was asked for"),
-                Effect::Opened(..) | Effect::Limited(_) => {}
+                Effect::Opened(..) | Effect::Refused(..) | Effect::Limited(_) => {}
             }
         }
     }
