@@ -167,17 +167,29 @@ impl Shard {
 
     /// The home has let a WebSocket in, or not.
     fn on_entered(&mut self, key: AddressKey, conn: ConnId, opening: Option<Box<Opening>>) {
-        let is_there = self
+        let waiting = self
             .find_conn(conn)
-            .is_some_and(|conn| conn.phase == Phase::Answering);
+            .filter(|conn| conn.phase == Phase::Answering);
+        let is_there = waiting.is_some();
+        // As where it comes in one piece with the head.
+        let is_early = waiting.is_some_and(|conn| conn.stash.is_some());
         match opening {
-            Some(opening) if is_there && !self.draining => self.open(conn.index, *opening),
+            Some(opening) if is_there && !is_early && !self.draining => {
+                self.open(conn.index, *opening);
+            }
             Some(_) => {
                 self.exit(key);
+                let answer = match is_early {
+                    true => (400, "bad_request", "wait for the answer before you send"),
+                    false => (
+                        503,
+                        "unavailable",
+                        "this instance is draining; connect again",
+                    ),
+                };
                 if is_there {
-                    let why = "this instance is draining; connect again";
-                    let answer = response::error(503, "unavailable", why, &[]);
-                    self.refuse(conn.index, answer);
+                    let (status, code, why) = answer;
+                    self.refuse(conn.index, response::error(status, code, why, &[]));
                 }
             }
             None if is_there => self.turn_address_away(conn.index),
