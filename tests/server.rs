@@ -10,6 +10,8 @@
     reason = "a harness: what fails here is to end the test"
 )]
 
+#[path = "server/access.rs"]
+mod access;
 #[path = "server/api.rs"]
 mod api;
 #[path = "server/browser.rs"]
@@ -64,5 +66,7 @@ mod slow;
 mod stock;
 #[path = "server/support.rs"]
 mod support;
+#[path = "tokens/mod.rs"]
+mod tokens;
 #[path = "server/valgrind.rs"]
 mod valgrind;

@@ -9,10 +9,12 @@
 //! | `redis` | the sockets of the links to Redis |
 //! | [`worker`] | the worker's thread: its links, its port |
 //! | `spool` | the thread and the files of what is held while Redis is away |
+//! | `access` | the file with the keys of tokens |
 //! | `stats` | counters for whoever asks, `/health`, `/ready`, `/metrics` |
 //! | `signals`, [`ask`] | being asked to end; asking |
 //! | `driver` | io_uring or epoll |
 
+mod access;
 pub mod ask;
 mod core;
 mod driver;
@@ -52,6 +54,7 @@ use redis::Target;
 use stats::Stats;
 use store::wall_clock;
 
+use crate::access::Access;
 use crate::backplane::{Answer, redis as redis_settings};
 use crate::config::{Config, Driver, SlowConsumer, StoreKind};
 use crate::model::limits::{READY_BYTES_MAX, REMEMBERED_IDS_MAX};
@@ -143,6 +146,7 @@ impl Instance {
         };
         let opened = open_store(config, shards)?;
         let (keeping, target) = keeping(config)?;
+        let access = Arc::new(access::read(config)?);
         let history = history_seed(config)?;
 
         let instance_id = config.instance_id.to_string();
@@ -154,7 +158,9 @@ impl Instance {
             true => Some(signals::listen(&config.data_dir, drain.clone())?),
             false => None,
         };
-        signals::watch(drain)?;
+        let mut reloads = Vec::new();
+        reloads.extend(access::reload(config, post.clone()));
+        signals::watch(drain, reloads)?;
 
         let (store, store_threads, remembered) = match opened {
             Some(Opened { store, remembered }) => {
@@ -164,7 +170,7 @@ impl Instance {
             }
             None => (None, Vec::new(), Vec::new()),
         };
-        let options = Arc::new(options(config, shards, keeping));
+        let options = Arc::new(options(config, shards, keeping, access));
         // With one partition its home is the first shard.
         let mut spools = Vec::new();
         let mut store_threads = store_threads;
@@ -400,7 +406,7 @@ fn connections_max(wanted: Option<usize>) -> Result<usize, String> {
 }
 
 /// The settings of a shard.
-fn options(config: &Config, shards: usize, keeping: Keeping) -> Options {
+fn options(config: &Config, shards: usize, keeping: Keeping, access: Arc<Access>) -> Options {
     let ms = |duration: std::time::Duration| duration.as_millis() as u64;
     Options {
         instance_id: config.instance_id.to_string(),
@@ -426,6 +432,7 @@ fn options(config: &Config, shards: usize, keeping: Keeping) -> Options {
         heartbeat_ms: ms(config.heartbeat),
         idle_ms: ms(config.idle_timeout),
         dedupe_ms: ms(config.dedupe_window),
+        access,
         origins: config.allowed_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
     }

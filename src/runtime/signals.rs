@@ -1,7 +1,7 @@
 //! Whoever can end the instance from outside: signals, and the drain socket in the data dir.
 //!
 //! TERM, INT and the socket ask for a drain; a second signal ends the process at once. HUP has
-//! nothing to reload yet and must not kill.
+//! files read again; where there are none it must not kill.
 
 use std::io::Write;
 use std::os::unix::net::UnixListener;
@@ -17,15 +17,21 @@ use super::ask::{DRAIN_SOCKET, DRAINING};
 /// Asks for a drain; may be called more than once.
 pub(super) type Drain = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// Reads a file again. It tells by the log what came of it, and keeps what there was if it can't.
+pub(super) type Reload = Box<dyn Fn() + Send>;
+
 /// Starts the thread that waits for signals.
-pub(super) fn watch(drain: Drain) -> Result<(), String> {
+pub(super) fn watch(drain: Drain, reloads: Vec<Reload>) -> Result<(), String> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| format!("cannot wait for signals: {error}"))?;
     let run = move || {
         let mut asked = false;
         for signal in &mut signals {
             match signal {
-                SIGHUP => tracing::info!("SIGHUP: there is nothing to reload"),
+                SIGHUP if reloads.is_empty() => {
+                    tracing::info!("SIGHUP: there is nothing to reload");
+                }
+                SIGHUP => reloads.iter().for_each(|reload| reload()),
                 _ if asked => std::process::exit(128 + signal),
                 _ => {
                     asked = true;

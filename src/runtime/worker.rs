@@ -110,10 +110,13 @@ fn begin(config: &Config) -> Result<(), String> {
     let mut runtime = runtime(config)?;
     let is_told = Arc::new(AtomicBool::new(false));
     let told = is_told.clone();
-    signals::watch(Arc::new(move |by: &str| {
-        tracing::info!(by, "ending: what was read is stored first");
-        told.store(true, Ordering::Release);
-    }))?;
+    signals::watch(
+        Arc::new(move |by: &str| {
+            tracing::info!(by, "ending: what was read is stored first");
+            told.store(true, Ordering::Release);
+        }),
+        Vec::new(),
+    )?;
     let worker_id = config.worker_id.to_string();
     runtime.block_on(async {
         let status = Rc::new(RefCell::new(Status::new(worker_id.clone())));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{HistoryRequest, Listing};
+use crate::access::Access;
 use crate::backplane::history::RoomsQuery;
 use crate::backplane::{Answer, Ask};
 use crate::hub::{Chunk, ConnIndex};
@@ -52,6 +53,8 @@ pub enum Event<'a> {
     Backplane(Answer),
     /// Time has passed; comes some ten times a second.
     Tick,
+    /// From now on this is taken as proof of who somebody is. Who is here stays.
+    Access(Arc<Access>),
     /// Stop: tell the clients, let them go over so many milliseconds.
     Drain(u64),
 }

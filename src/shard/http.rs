@@ -138,12 +138,19 @@ impl Shard {
                     self.request(home, 0, Request::MembersPage { room, conn });
                 }
             }
-            Route::Rooms(prefix, after, limit) => {
+            Route::Rooms(prefix, after, limit, of) => {
                 if self.begin_answering(index, 2 * HISTORY_ANSWER_MS).is_some() {
-                    self.list_rooms(index, prefix, after, limit);
+                    self.list_rooms(index, &prefix, after, limit, &of);
                 }
             }
-            Route::Publish(room, body, expects) => self.begin_posting(index, room, body, expects),
+            Route::Publish(room, body, expects, caller) => {
+                if let Some(conn) = self.conn_mut(index)
+                    && let Some(exchange) = &mut conn.exchange
+                {
+                    exchange.caller = caller;
+                }
+                self.begin_posting(index, room, body, expects);
+            }
             Route::Answer(answer) => self.answer(index, answer),
             Route::Refuse(answer) => self.refuse(index, answer),
             Route::Echo(answer, agreed) => self.open_echo(index, &answer, agreed),
@@ -152,7 +159,16 @@ impl Shard {
                 deflates,
                 username,
                 room,
-            } => self.open(index, &answer, deflates, username, room),
+                claims,
+            } => {
+                if let Some(conn) = self.conn_mut(index) {
+                    conn.username = username.map(Box::new);
+                }
+                if let Some(claims) = claims {
+                    self.become_user(index, claims);
+                }
+                self.open(index, &answer, deflates, room);
+            }
         }
     }
 

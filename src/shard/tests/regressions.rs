@@ -58,6 +58,7 @@ fn options(shards: u16, stored: bool) -> Options {
         idle_ms: 60_000,
         dedupe_ms: 60_000,
         origins: OriginPolicy::SameHost,
+        access: Arc::default(),
         trusted_proxies: Networks::default(),
     }
 }

@@ -1,5 +1,7 @@
 //! What one run is: drawn from its seed, so that a seed is all that is needed to see it again.
 
+use std::sync::Arc;
+
 use fastrand::Rng;
 
 use crate::net::{Networks, OriginPolicy};
@@ -138,6 +140,7 @@ impl Setup {
             idle_ms: 60_000,
             dedupe_ms: self.dedupe_ms,
             origins: OriginPolicy::SameHost,
+            access: Arc::default(),
             trusted_proxies: Networks::default(),
         }
     }

@@ -207,6 +207,7 @@ impl Setup {
             idle_ms: 60_000,
             dedupe_ms: 600_000,
             origins: OriginPolicy::SameHost,
+            access: Arc::default(),
             trusted_proxies: Networks::default(),
         })
     }
