@@ -56,3 +56,5 @@ mod rooms;
 mod support;
 #[path = "postgres/talk.rs"]
 mod talk;
+#[path = "tokens/mod.rs"]
+mod tokens;

@@ -33,3 +33,5 @@ mod rolling;
 #[path = "server/support.rs"]
 #[allow(dead_code, reason = "the tests of one server use the rest of it")]
 mod support;
+#[path = "tokens/mod.rs"]
+mod tokens;

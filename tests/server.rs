@@ -10,6 +10,8 @@
     reason = "a harness: what fails here is to end the test"
 )]
 
+#[path = "server/access.rs"]
+mod access;
 #[path = "server/api.rs"]
 mod api;
 #[path = "server/browser.rs"]
@@ -74,5 +76,7 @@ mod stock;
 mod support;
 #[path = "server/tls.rs"]
 mod tls;
+#[path = "tokens/mod.rs"]
+mod tokens;
 #[path = "server/valgrind.rs"]
 mod valgrind;

@@ -57,6 +57,21 @@ impl Grants {
             .is_some_and(|prefix| prefix.is_empty())
     }
 
+    /// The parts of it that begin with `prefix`, in order: names (`true`), and prefixes.
+    pub fn within(&self, prefix: &str) -> impl Iterator<Item = (String, bool)> {
+        let names = self.names.iter().filter(|name| name.starts_with(prefix));
+        let mut parts: Vec<_> = names.map(|name| (name.to_string(), true)).collect();
+        for granted in &self.prefixes {
+            if granted.starts_with(prefix) {
+                parts.push((granted.to_string(), false));
+            } else if prefix.starts_with(granted.as_str()) {
+                parts.push((prefix.to_owned(), false));
+            }
+        }
+        parts.sort_unstable();
+        parts.into_iter()
+    }
+
     /// Whether `room` is one of them.
     pub fn has(&self, room: &str) -> bool {
         is_within(&self.prefixes, room)
@@ -135,6 +150,19 @@ mod tests {
             let fast = Grants::new(grants.iter().map(String::as_str));
             for room in &rooms {
                 prop_assert_eq!(fast.has(room), naive(&grants, room), "{:?} {}", &grants, room);
+            }
+            for prefix in &rooms {
+                let parts: Vec<_> = fast.within(prefix).collect();
+                prop_assert!(parts.windows(2).all(|two| two[0].0 < two[1].0));
+                for room in &rooms {
+                    let is_in = |(part, exact): &(String, bool)| match exact {
+                        true => part == room,
+                        false => room.starts_with(part.as_str()),
+                    };
+                    let has = room.starts_with(prefix.as_str()) && fast.has(room);
+                    let found = parts.iter().filter(|part| is_in(part)).count();
+                    prop_assert_eq!(found, usize::from(has));
+                }
             }
             let sorted = |all: &[CompactString]| all.windows(2).all(|two| two[0] < two[1]);
             prop_assert!(sorted(&fast.names) && sorted(&fast.prefixes));

@@ -34,6 +34,9 @@ pub struct RoomsQuery {
     pub id: u64,
     /// See above.
     pub prefix: String,
+    /// Whether only the room that is called as `prefix` is wanted. Who gives the first that begins
+    /// so need not look at it.
+    pub exact: bool,
     /// See above; empty: from the first on.
     pub after: String,
     /// So many at most.
@@ -43,7 +46,11 @@ pub struct RoomsQuery {
 impl RoomsQuery {
     /// Whether it wants that room.
     pub fn wants(&self, room: &str) -> bool {
-        room.starts_with(&self.prefix) && room > self.after.as_str() && !room.starts_with('@')
+        let begins = match self.exact {
+            true => room == self.prefix,
+            false => room.starts_with(&self.prefix),
+        };
+        begins && room > self.after.as_str() && !room.starts_with('@')
     }
 }
 

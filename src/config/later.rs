@@ -53,9 +53,6 @@ pub static LATER: &[LaterSetting] = &[
         inert: &["PubSub", "pubsub"],
         ..named("redis-mode", "Redis__Mode")
     },
-    flag("api-key"),
-    flag("jwt-secret"),
-    flag("jwt-key-file"),
     but("partitions", &["1"]),
     flag("signalr-hub"),
     flag("otlp-endpoint"),

@@ -27,12 +27,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::ApiKeys;
 use crate::model::{EntryId, Name};
 use crate::net::{Networks, OriginPolicy};
 use crate::pg::{Conninfo, Given};
 use crate::resp::Address;
 
 pub use report::readme_table;
+pub use values::Secret;
 
 /// What the program is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +171,12 @@ pub struct Config {
     pub(super) tls_key: Option<PathBuf>,
     /// Where `/metrics` is, if it has an address of its own.
     pub metrics_bind: Option<SocketAddr>,
+    /// Keys of backends.
+    pub api_keys: ApiKeys,
+    /// What tokens are signed with by HS256.
+    pub jwt_secret: Option<Secret>,
+    /// Where the public keys of tokens are.
+    pub jwt_key_file: Option<PathBuf>,
     /// Whether `GET /echo` is there.
     pub echo: bool,
     /// How long a client's own message ids are remembered.
@@ -182,6 +190,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether clients must show a token.
+    pub fn takes_tokens(&self) -> bool {
+        self.jwt_secret.is_some() || self.jwt_key_file.is_some()
+    }
+
     /// Where `ringcast health` asks: a worker's environment has WORKER_ENABLED.
     pub fn health_address(&self) -> SocketAddr {
         let port = match self.worker_enabled {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::resolve::Resolved;
-use super::settings::{SETTINGS, secretless};
+use super::settings::{SETTINGS, Secrecy, secretless};
 
 /// Every setting, its value, and where that came from.
 pub(super) fn check_config(settings: &[Resolved], warnings: &[String]) -> String {
@@ -44,9 +44,11 @@ fn name(one: &Resolved) -> String {
 
 /// The text of a setting, without what is secret.
 fn shown(one: &Resolved) -> String {
-    match one.setting.is_secret {
-        true => escaped(&secretless(&one.text)),
-        false => escaped(&one.text),
+    match one.setting.secret {
+        Secrecy::Open => escaped(&one.text),
+        Secrecy::Password => escaped(&secretless(&one.text)),
+        Secrecy::Whole if one.text == one.setting.default => one.text.clone(),
+        Secrecy::Whole => "***".to_owned(),
     }
 }
 

@@ -14,6 +14,7 @@ use super::settings::{ECHO_MESSAGE_BYTES, HOST_NAME, HOST_NAME_AND_PID, SETTINGS
 use super::{
     Config, ConfigErrors, DeadAsk, Driver, LogFormat, Mode, SlowConsumer, StoreKind, TlsFiles,
 };
+use crate::access::ApiKeys;
 use crate::model::{EntryId, Name};
 use crate::net::{Networks, OriginPolicy};
 
@@ -118,6 +119,9 @@ impl Config {
             let line = "--trusted-proxies: everybody may say who it is";
             config.warnings.push(line.into());
         }
+        if mode == Mode::Serve {
+            config.warnings.extend(openness(&config));
+        }
 
         let mut lines: Vec<_> = settings.iter().filter_map(report::error_line).collect();
         lines.extend(
@@ -190,6 +194,9 @@ fn unset() -> Config {
         tls_cert: None,
         tls_key: None,
         metrics_bind: None,
+        api_keys: ApiKeys::default(),
+        jwt_secret: None,
+        jwt_key_file: None,
         echo: false,
         dedupe_window: Duration::ZERO,
         log_format: LogFormat::Text,
@@ -294,6 +301,30 @@ fn dead_ask(words: &[String]) -> Result<DeadAsk, String> {
         _ => Err("dead: takes list, retry [ID…|all], or drop ID…|all".into()),
     }
 }
+
+/// What an operator of a server should know of who is let in.
+fn openness(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    let is_open = !config.takes_tokens() && config.allowed_origins == OriginPolicy::SameHost;
+    if !config.bind.is_loopback() && is_open {
+        lines.push(format!(
+            "--bind {}: whoever reaches this address may join and publish; take tokens \
+             (--jwt-secret, --jwt-key-file), or say by --allowed-origins whose pages may connect",
+            config.bind
+        ));
+    }
+    let secret = config.jwt_secret.as_ref();
+    if secret.is_some_and(|secret| secret.reveal().len() < SECRET_BYTES_GOOD) {
+        lines.push(format!(
+            "--jwt-secret has less than {SECRET_BYTES_GOOD} bytes and can be guessed (RFC 7518, \
+             3.2); take one such as `openssl rand -base64 32` makes"
+        ));
+    }
+    lines
+}
+
+/// Bytes of a good secret: as many as the hash has.
+const SECRET_BYTES_GOOD: usize = 32;
 
 /// What no setting can say of itself alone; only of those that are good by themselves.
 fn check_together(config: &Config, settings: &mut [Resolved]) {

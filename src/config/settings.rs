@@ -6,10 +6,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::values::{
-    address, choice, duration, file, key_prefix, networks, number, number_or, origins, partitions,
-    put, size, switch,
+    Secret, address, choice, duration, file, key_prefix, networks, number, number_or, origins,
+    partitions, put, size, switch,
 };
 use super::{Config, Driver, LogFormat, SlowConsumer, StoreKind};
+use crate::access::ApiKeys;
 use crate::model::limits::BATCH_ROWS_MAX;
 use crate::model::name_is_valid;
 use crate::pg;
@@ -25,11 +26,22 @@ pub struct Setting {
     pub default: &'static str,
     /// What its value is called; empty for a switch, whose value may be left out.
     pub value: &'static str,
-    /// Whether it may hold a password: then only what `secretless` leaves is ever shown.
-    pub is_secret: bool,
+    /// Whether it may hold a secret.
+    pub(super) secret: Secrecy,
     /// What it is good for.
     pub help: &'static str,
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+/// What of a setting's text may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Secrecy {
+    /// All of it.
+    Open,
+    /// What `secretless` leaves: it may hold a password.
+    Password,
+    /// Nothing: it is a secret itself.
+    Whole,
 }
 
 /// The defaults that are not in the table: they are looked up, by `main`.
@@ -85,7 +97,7 @@ const fn setting(
         own_env: None,
         default,
         value,
-        is_secret: false,
+        secret: Secrecy::Open,
         help,
         set,
     }
@@ -123,7 +135,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         own_env: Some("REDIS_URL"),
-        is_secret: true,
+        secret: Secrecy::Password,
         ..setting(
             "redis-url",
             "none",
@@ -137,7 +149,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         own_env: Some("POSTGRES_URL"),
-        is_secret: true,
+        secret: Secrecy::Password,
         ..setting(
             "postgres-url",
             "none",
@@ -425,6 +437,42 @@ pub static SETTINGS: &[Setting] = &[
         "LIST",
         "pages that may connect, comma-separated, `*` for all; none: those of the same host",
         |c, t| put(&mut c.allowed_origins, origins(t)),
+    ),
+    Setting {
+        secret: Secrecy::Whole,
+        ..setting(
+            "api-key",
+            "none",
+            "KEYS",
+            "of backends, comma-separated; none: only this machine publishes and kicks by HTTP",
+            |c, t| {
+                let keys = match t {
+                    "none" => Ok(ApiKeys::default()),
+                    keys => ApiKeys::parse(keys),
+                };
+                put(&mut c.api_keys, keys)
+            },
+        )
+    },
+    Setting {
+        secret: Secrecy::Whole,
+        ..setting(
+            "jwt-secret",
+            "none",
+            "SECRET",
+            "of tokens signed with HS256; none, and no `--jwt-key-file`: clients are anonymous",
+            |c, t| {
+                let secret = (t != "none").then(|| Secret::from(t));
+                put(&mut c.jwt_secret, Ok(secret))
+            },
+        )
+    },
+    setting(
+        "jwt-key-file",
+        "none",
+        "FILE",
+        "PEM or JWKS: public keys of tokens (RS256, ES256, EdDSA); SIGHUP has it read again",
+        |c, t| put(&mut c.jwt_key_file, Ok((t != "none").then(|| t.into()))),
     ),
     setting(
         "trusted-proxies",

@@ -83,6 +83,9 @@ fn nothing_set_is_the_defaults_of_the_protocol() {
         tls_cert: None,
         tls_key: None,
         metrics_bind: None,
+        api_keys: ApiKeys::default(),
+        jwt_secret: None,
+        jwt_key_file: None,
         echo: false,
         dedupe_window: seconds(600),
         log_format: LogFormat::Text,
@@ -483,6 +486,50 @@ fn the_password_of_postgres_is_never_shown() {
         lines[0].starts_with("--postgres-url (env POSTGRES_URL): "),
         "{lines:?}"
     );
+}
+
+#[test]
+fn secrets_of_access_are_never_shown() {
+    let env = [
+        ("RINGCAST_JWT_SECRET", "hunter2"),
+        ("RINGCAST_API_KEY", "hunter3,hunter4"),
+    ];
+    let (_, config) = read("--jwt-key-file keys.pem", &env).unwrap();
+    assert!(config.takes_tokens());
+    assert!(config.api_keys.has("hunter3") && config.api_keys.has("hunter4"));
+    assert_eq!(config.jwt_secret.as_ref().unwrap().reveal(), "hunter2");
+    assert_eq!(config.jwt_key_file, Some("keys.pem".into()));
+    assert!(!format!("{config:?}").contains("hunter"), "{config:?}");
+    let (mode, _) = read("check-config", &env).unwrap();
+    let Mode::Print(report) = mode else {
+        panic!("{mode:?}")
+    };
+    assert!(!report.contains("hunter"), "{report}");
+    assert_eq!(report.matches("***").count(), 2, "{report}");
+    let lines = refused("--api-key hunter2,", &[]);
+    assert!(lines[0].starts_with("--api-key (flag): \"***\" must be none, or"));
+}
+
+#[test]
+fn who_is_let_in_from_outside_is_warned_of() {
+    let warned = |args: &str| {
+        let (_, config) = read(args, &[]).unwrap();
+        config.warnings.join("\n")
+    };
+    for quiet in [
+        "",
+        "--bind ::1",
+        "--bind 0.0.0.0 --jwt-key-file f",
+        "--bind 0.0.0.0 --allowed-origins https://a.example",
+        "--bind 0.0.0.0 --jwt-secret 0123456789abcdef0123456789abcdef",
+        "worker --bind 0.0.0.0 --redis-url h --postgres-url host=h",
+    ] {
+        assert_eq!(warned(quiet), "", "{quiet}");
+    }
+    for open in ["--bind 0.0.0.0", "--bind ::", "--bind 10.0.0.1 --api-key k"] {
+        assert!(warned(open).starts_with("--bind "), "{open}");
+    }
+    assert!(warned("--jwt-secret short").contains("can be guessed"));
 }
 
 #[test]

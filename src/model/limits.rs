@@ -357,6 +357,8 @@ pub const HISTORY_ANSWER_MS: u64 = 1_900;
 pub const ROOMS_LISTED_MAX: usize = 1000;
 /// See [`ROOMS_LISTED_MAX`].
 pub const ROOMS_LISTED: usize = 100;
+/// Prefixes of a token within what is listed: each is one look at all rooms.
+pub const ROOMS_PREFIXES_MAX: usize = 32;
 
 const _: () = assert!(HISTORY_STATEMENT_MS < HISTORY_MS && HISTORY_MS < HISTORY_ANSWER_MS);
 const _: () = assert!(HISTORY_BYTES_MAX >= PAGE_BYTES_MAX);

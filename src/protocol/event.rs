@@ -305,6 +305,15 @@ pub fn error(out: &mut Vec<u8>, code: ErrorCode, message: &str, reference: Optio
     });
 }
 
+/// The token of a `refresh` is taken. PROTOCOL 3 names no answer to it: one comes only to who has
+/// sent a `ref`, to wait for it.
+pub fn refreshed(out: &mut Vec<u8>, reference: &str) {
+    frame(out, |out| {
+        push(out, r#"{"type":"refreshed""#);
+        push_reference_and_end(out, Some(reference));
+    });
+}
+
 /// The answer to a ping.
 pub fn pong(out: &mut Vec<u8>, reference: Option<&str>) {
     frame(out, |out| {

@@ -377,6 +377,10 @@ impl Core {
                 self.shard
                     .handle(now, Event::Backplane(answer), &mut self.effects);
             }
+            Letter::Access(access) => {
+                self.shard
+                    .handle(now, Event::Access(access), &mut self.effects);
+            }
             Letter::Drain(window_ms) => {
                 if self.drain_deadline_ms.is_none() {
                     self.drain_deadline_ms = Some(now.ms + window_ms + DRAIN_GRACE_MS);

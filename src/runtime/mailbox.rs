@@ -11,6 +11,7 @@ use std::task::Waker;
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use crate::access::Access;
 use crate::backplane::Answer;
 use crate::model::limits::MAILBOX_BATCHES;
 use crate::shard::{Mail, ShardId};
@@ -21,6 +22,8 @@ pub enum Letter {
     Mail(ShardId, Vec<Mail>),
     /// What a backplane asked for is answered.
     Answer(Answer),
+    /// What is taken as proof from now on.
+    Access(Arc<Access>),
     /// Drain over so many milliseconds.
     Drain(u64),
 }

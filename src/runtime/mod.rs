@@ -9,12 +9,14 @@
 //! | `redis` | the sockets of the links to Redis |
 //! | [`worker`] | the worker's thread: its links, its port |
 //! | `spool` | the thread and the files of what is held while Redis is away |
+//! | `access` | the file with the keys of tokens |
 //! | `stats` | counters for whoever asks, `/health`, `/ready`, `/metrics` |
 //! | `signals`, [`ask`] | being asked to end; asking |
 //! | `lines` | what is logged of connections |
 //! | `tls` | TLS, both sides |
 //! | `driver` | io_uring or epoll |
 
+mod access;
 pub mod ask;
 mod core;
 mod driver;
@@ -56,6 +58,7 @@ use stats::Stats;
 use store::wall_clock;
 use tls::server::Acceptor;
 
+use crate::access::Access;
 use crate::backplane::{Answer, redis as redis_settings};
 use crate::config::{Config, Driver, SlowConsumer, StoreKind};
 use crate::model::limits::{READY_BYTES_MAX, REMEMBERED_IDS_MAX};
@@ -147,6 +150,7 @@ impl Instance {
         };
         let opened = open_store(config, shards)?;
         let (keeping, target) = keeping(config)?;
+        let access = Arc::new(access::read(config)?);
         let history = history_seed(config)?;
         let tls = config.tls.clone().map(Acceptor::new).transpose()?;
         let tls = tls.map(Arc::new);
@@ -162,7 +166,9 @@ impl Instance {
             true => Some(signals::listen(&config.data_dir, drain.clone())?),
             false => None,
         };
-        signals::watch(drain, tls.iter().map(reload_tls).collect())?;
+        let mut reloads: Vec<_> = tls.iter().map(reload_tls).collect();
+        reloads.extend(access::reload(config, post.clone()));
+        signals::watch(drain, reloads)?;
 
         let (store, store_threads, remembered) = match opened {
             Some(Opened { store, remembered }) => {
@@ -172,7 +178,7 @@ impl Instance {
             }
             None => (None, Vec::new(), Vec::new()),
         };
-        let options = Arc::new(options(config, shards, keeping));
+        let options = Arc::new(options(config, shards, keeping, access));
         // With one partition its home is the first shard.
         let mut spools = Vec::new();
         let mut store_threads = store_threads;
@@ -434,7 +440,7 @@ fn connections_max(wanted: Option<usize>) -> Result<usize, String> {
 }
 
 /// The settings of a shard.
-fn options(config: &Config, shards: usize, keeping: Keeping) -> Options {
+fn options(config: &Config, shards: usize, keeping: Keeping, access: Arc<Access>) -> Options {
     let ms = |duration: std::time::Duration| duration.as_millis() as u64;
     Options {
         instance_id: config.instance_id.to_string(),
@@ -466,6 +472,7 @@ fn options(config: &Config, shards: usize, keeping: Keeping) -> Options {
             address_messages: config.rate_limit_address,
             address_connections: config.max_connections_per_address,
         },
+        access,
         origins: config.allowed_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
     }

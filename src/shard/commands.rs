@@ -23,7 +23,9 @@ impl Shard {
                 since,
                 presence,
             } => {
-                let username = username.map(Name::from);
+                let username = username
+                    .map(Name::from)
+                    .filter(|_| self.may_be_named(index));
                 self.join(index, &room, username, since, presence, reference);
             }
             Command::Leave { room } => self.leave(index, &room, reference),
@@ -54,10 +56,7 @@ impl Shard {
                 self.signal(index, &room, payload.as_bytes(), reference);
             }
             Command::Members { room } => self.ask_members(index, &room, reference),
-            Command::Refresh { .. } => {
-                let message = "this server takes no tokens";
-                self.error(index, ErrorCode::Forbidden, message, reference);
-            }
+            Command::Refresh { token } => self.refresh(index, &token, reference),
             Command::Ping => {
                 if let Some(out) = self.out(index) {
                     event::pong(out, reference);
@@ -108,12 +107,8 @@ impl Shard {
         };
         let rooms_max = self.options.rooms_per_connection_max;
         let Some(conn) = self.conn(index) else { return };
-        if room
-            .personal_user()
-            .is_some_and(|user| user != conn.user_id)
-        {
-            let message = "a personal room can be joined only by its user";
-            self.error(index, ErrorCode::Forbidden, message, reference);
+        if let Err(why) = conn.may_join(room.as_str()) {
+            self.error(index, ErrorCode::Forbidden, why, reference);
             return;
         }
         let key = self.hub.find(room.as_str());
@@ -181,7 +176,7 @@ impl Shard {
         self.request(home, credit, Request::Join(join));
     }
 
-    fn leave(&mut self, index: ConnIndex, room: &str, reference: Option<&str>) {
+    pub(super) fn leave(&mut self, index: ConnIndex, room: &str, reference: Option<&str>) {
         let key = self.hub.find(room);
         let Some(conn) = self.conn(index) else { return };
         let at = key.and_then(|key| {
@@ -278,6 +273,13 @@ impl Shard {
         echo: bool,
         reference: Option<&str>,
     ) {
+        if let Err(why) = self
+            .conn(index)
+            .map_or(Ok(()), |conn| conn.may_publish(room))
+        {
+            self.error(index, ErrorCode::Forbidden, why, reference);
+            return;
+        }
         let Some(room) = self.room_name(room) else {
             return;
         };
@@ -311,6 +313,13 @@ impl Shard {
 
     /// At once to the members here, by the home shard to those on the other shards.
     fn signal(&mut self, index: ConnIndex, room: &str, payload: &[u8], reference: Option<&str>) {
+        if let Err(why) = self
+            .conn(index)
+            .map_or(Ok(()), |conn| conn.may_publish(room))
+        {
+            self.error(index, ErrorCode::Forbidden, why, reference);
+            return;
+        }
         let key = self.hub.find(room);
         let joined = key
             .and_then(|key| self.conn(index)?.membership(key))
@@ -342,12 +351,8 @@ impl Shard {
             return;
         };
         let Some(conn) = self.conn(index) else { return };
-        if room
-            .personal_user()
-            .is_some_and(|user| user != conn.user_id)
-        {
-            let message = "a personal room shows its members only to its user";
-            self.error(index, ErrorCode::Forbidden, message, reference);
+        if let Err(why) = conn.may_join(room.as_str()) {
+            self.error(index, ErrorCode::Forbidden, why, reference);
             return;
         }
         let bytes = MEMBERS_CREDIT_BYTES;

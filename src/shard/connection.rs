@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use crate::access::Claims;
 use crate::hub::{ConnIndex, Encoding, RoomKey};
 use crate::model::limits::{CONNECTION_CREDIT_BYTES, CONNECTION_CREDITS, OUTBOX_BYTES_MAX};
 use crate::model::{ClientId, Name};
@@ -106,6 +107,8 @@ pub(super) struct Conn {
     pub(super) client_id: ClientId,
     pub(super) user_id: Name,
     pub(super) username: Option<Box<Name>>,
+    /// What its token says; `None`: tokens are not taken.
+    pub(super) claims: Option<Box<Claims>>,
     pub(super) decoder: Decoder,
     /// The unfinished head, or what was read but has no credit or turn yet.
     pub(super) stash: Option<Box<Stash>>,
@@ -153,6 +156,7 @@ impl Conn {
             client_id,
             user_id: client_id.as_str().into(),
             username: None,
+            claims: None,
             decoder: Decoder::default(),
             stash: None,
             outbox: None,
@@ -208,3 +212,6 @@ impl Conn {
             .find(|membership| membership.room == room)
     }
 }
+
+// What an idle connection costs: one step of the allocator's more would be 64 bytes.
+const _: () = assert!(size_of::<Conn>() <= 256);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::addresses::AddressKey;
 use super::{HistoryRequest, Listing};
+use crate::access::{Access, Claims};
 use crate::backplane::history::RoomsQuery;
 use crate::backplane::{Answer, Ask, Begun};
 use crate::hub::{Chunk, ConnIndex};
@@ -55,6 +56,8 @@ pub enum Event<'a> {
     Backplane(Answer),
     /// Time has passed; comes some ten times a second.
     Tick,
+    /// From now on this is taken as proof of who somebody is. Who is here stays.
+    Access(Arc<Access>),
     /// Stop: tell the clients, let them go over so many milliseconds.
     Drain(u64),
 }
@@ -212,6 +215,8 @@ pub struct Opening {
     pub username: Option<Name>,
     /// A room to join at once.
     pub room: Option<RoomName>,
+    /// What its token says, where clients show one.
+    pub claims: Option<Box<Claims>>,
 }
 
 /// What a shard asks the home shard of a room.

@@ -154,16 +154,23 @@ impl Shard {
                     self.request(home, 0, Request::MembersPage { room, conn });
                 }
             }
-            Route::Rooms(prefix, after, limit) => {
+            Route::Rooms(prefix, after, limit, of) => {
                 if self.begin_answering(index, 2 * HISTORY_ANSWER_MS).is_some() {
-                    self.list_rooms(index, prefix, after, limit);
+                    self.list_rooms(index, &prefix, after, limit, &of);
                 }
             }
-            Route::Publish(room, body, expects) => self.begin_posting(index, room, body, expects),
+            Route::Publish(room, body, expects, caller) => {
+                if let Some(conn) = self.conn_mut(index)
+                    && let Some(exchange) = &mut conn.exchange
+                {
+                    exchange.caller = caller;
+                }
+                self.begin_posting(index, room, body, expects);
+            }
             Route::Answer(answer) => self.answer(index, answer),
             Route::Refuse(answer) => self.refuse(index, answer),
             Route::Echo(answer, agreed) => self.open_echo(index, &answer, agreed),
-            Route::Open(opening) => self.enter(index, opening),
+            Route::Open(opening) => self.begin_opening(index, opening),
         }
     }
 

@@ -15,6 +15,7 @@
 //! whose outbox is full, is not read; mail from a home shard arrives in the order in which it was
 //! posted, so a `joined` and the frames after it agree.
 
+mod access;
 mod addresses;
 mod allowance;
 mod cluster;
@@ -62,6 +63,7 @@ use deflate::{Echo, Forms};
 use home::{Home, Origin};
 use lanes::Lanes;
 
+use crate::access::Access;
 use crate::backplane::link::Link;
 use crate::backplane::{Backplane, Embedded, Partition, Remembered};
 use crate::hub::{ConnIndex, Encoding, Hub, RoomKey};
@@ -85,6 +87,7 @@ struct Outstanding {
 pub struct Shard {
     id: ShardId,
     options: Arc<Options>,
+    access: Arc<Access>,
     now: Now,
     rng: fastrand::Rng,
     hub: Hub,
@@ -156,6 +159,7 @@ impl Shard {
             degraded: None,
             timed: Vec::new(),
             counters: Counters::default(),
+            access: options.access.clone(),
             options,
         }
     }
@@ -178,6 +182,7 @@ impl Shard {
             Event::Backplane(answer) => self.on_answer(answer),
             Event::Tick => self.on_tick(),
             Event::Drain(window_ms) => self.on_drain(window_ms),
+            Event::Access(access) => self.access = access,
         }
         self.poll_backplane();
         effects.append(&mut self.effects);

@@ -1,5 +1,8 @@
 //! What a shard can be set to. Checked by whoever makes it.
 
+use std::sync::Arc;
+
+use crate::access::Access;
 use crate::backplane::redis;
 use crate::net::{Networks, OriginPolicy};
 
@@ -74,6 +77,9 @@ pub struct Options {
     pub rates: Rates,
     /// Which web pages may connect.
     pub origins: OriginPolicy,
+    /// What is taken as proof of who somebody is, until [`Event::Access`](super::Event::Access)
+    /// says otherwise.
+    pub access: Arc<Access>,
     /// Proxies whose X-Forwarded-For counts.
     pub trusted_proxies: Networks,
 }

@@ -42,7 +42,7 @@ impl Shard {
     }
 
     fn look_at(&mut self, index: ConnIndex) {
-        let now_ms = self.now.ms;
+        let (now_ms, wall) = (self.now.ms, self.now.wall);
         let (heartbeat_ms, idle_ms) = (self.options.heartbeat_ms, self.options.idle_ms);
         let Some(conn) = self.conn_mut(index) else {
             return;
@@ -77,6 +77,9 @@ impl Shard {
                 if conn.in_flight == 0 || now_ms >= conn.deadline_ms {
                     self.close(index, CloseCode::GOING_AWAY, "the server drains");
                 }
+            }
+            Phase::Open if conn.claims.as_ref().is_some_and(|its| wall >= its.expires) => {
+                self.close(index, CloseCode::UNAUTHORIZED, "the token has expired");
             }
             Phase::Open | Phase::Echo if now_ms >= conn.deadline_ms => self.let_go(index),
             Phase::Open | Phase::Echo => {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::instances::{pair, start};
 use super::redis::Redis;
 use super::support::{Client, Server, all, eventually};
+use super::tokens::Issuer;
 
 /// Both a message's offset and its payload, of all that is kept of a room.
 fn seen(messages: &[Value]) -> Vec<(u64, Value, Value)> {
@@ -394,5 +395,54 @@ fn a_users_connections_are_closed_on_all_instances() {
                 assert_eq!(other.ask(json!({"type":"ping"}))["type"], "pong");
             }
         }
+    }
+}
+
+/// FAULTS H2: one user by its tokens, on two instances: one member, one personal room; closed on
+/// both by an API key, and by nothing else.
+#[test]
+fn a_user_with_tokens_is_one_on_all_instances() {
+    let secret = "a secret of the tests, thirty-two bytes long";
+    let redis = Redis::start(&[]);
+    let flags = ["--jwt-secret", secret, "--api-key", "old-key,new-key"];
+    let [a, b] = pair(&redis, &flags);
+    let until = std::time::SystemTime::now() + Duration::from_secs(600);
+    let until = until
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let enter = |server: &Server, user: &str| {
+        let claims = json!({"sub": user, "name": user, "exp": until});
+        let token = Issuer::secret(secret).token(&claims);
+        Client::open(server, &format!("/ws?token={token}"))
+    };
+    let kick = |server: &Server, key: &str| {
+        let path = "/api/users/ann/connections";
+        let line = format!("Authorization: Bearer {key}");
+        let head = format!("DELETE {path} HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n");
+        server.http(head.as_bytes()).status
+    };
+    let mut bob = enter(&b, "bob");
+    for key in ["old-key", "new-key"] {
+        let mut anns = [enter(&a, "ann"), enter(&a, "ann"), enter(&b, "ann")];
+        for ann in &mut anns {
+            ann.join("r");
+        }
+        eventually("one member on both", || {
+            let members = bob.ask(json!({"type":"members","room":"r"}));
+            (members["count"] == 1).then_some(())
+        });
+        let offset = bob.publish("@ann", json!(key));
+        for ann in &mut anns {
+            ann.messages("@ann", offset, offset);
+        }
+        for bad in ["old", "", "old-key,new-key"] {
+            assert_eq!(kick(&a, bad), 401, "{bad}");
+        }
+        assert_eq!(kick(&a, key), 200);
+        for ann in &mut anns {
+            assert_eq!(ann.closed(), 4003);
+        }
+        assert_eq!(bob.ask(json!({"type":"ping"}))["type"], "pong");
     }
 }

@@ -9,6 +9,7 @@ use super::front::{Balance, Nginx};
 use super::support::{
     Answer, Client, Raw, Server, all, connect_from, eventually, frame, upgrade_head,
 };
+use super::tokens::Issuer;
 
 fn alone(flags: &[&str]) -> (Server, Nginx) {
     let server = Server::start(&[&["--store", "memory"], flags].concat());
@@ -208,6 +209,65 @@ fn tokens_are_in_no_log() {
     });
     for text in [nginx.file("access.log"), nginx.file("error.log"), log] {
         assert!(!text.contains("hidden"), "{text}");
+    }
+}
+
+/// FAULTS H1: tokens that are looked at, good and bad ones, by query and by header: no part of any
+/// is in a log of nginx's or of an instance's (0 hits).
+#[test]
+fn tokens_that_count_are_in_no_log() {
+    let secret = "a secret of the tests, thirty-two bytes long";
+    let (server, nginx) = alone(&["--jwt-secret", secret, "--log-level", "trace"]);
+    let until = std::time::SystemTime::now() + std::time::Duration::from_secs(600);
+    let until = until.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let claims = |more: u64| json!({"sub": "ann", "exp": until.as_secs() - more});
+    let good = Issuer::secret(secret).token(&claims(0));
+    let expired = Issuer::secret(secret).token(&claims(1200));
+    let foreign = Issuer::ec().token(&claims(0));
+    let mut client = Client::over(
+        super::support::connect(nginx.port),
+        &format!("/ws?token={good}"),
+    );
+    assert_eq!(client.welcome["user_id"], "ann");
+    let refreshed = client.ask(json!({"type":"refresh","token":good}));
+    assert_eq!(refreshed["type"], "refreshed");
+    for bad in [&expired, &foreign] {
+        let code = client.ask_error(json!({"type":"refresh","token":bad}));
+        assert_eq!(code, "unauthorized");
+    }
+    for (token, status) in [(&good, 200), (&expired, 401), (&foreign, 401)] {
+        let by_query = nginx.get(&format!("/api/rooms?token={token}"));
+        let line = format!("Authorization: Bearer {token}\r\nReferer: http://a/?token={token}\r\n");
+        let by_header = nginx.ask("GET /api/rooms", &line);
+        assert_eq!((by_query.status, by_header.status), (status, status));
+        if status == 401 {
+            let socket = nginx.connect_from([127, 0, 0, 1]);
+            let path = format!("/ws?token={token}");
+            assert_eq!(upgrade(socket, &path, "Host: a\r\n"), 401);
+        }
+    }
+    let log = server.log();
+    server.kill();
+    assert_eq!(client.close(), 1006);
+    let answer = nginx.get(&format!("/api/rooms?token={good}"));
+    assert_eq!(answer.status, 503);
+    eventually("the lines of all", || {
+        let access = nginx.file("access.log");
+        let lines = [
+            "\"GET /ws\" 101",
+            "\"GET /ws\" 401",
+            "\"GET /api/rooms\" 503",
+        ];
+        lines.iter().all(|line| access.contains(line)).then_some(())
+    });
+    for text in [nginx.file("access.log"), nginx.file("error.log"), log] {
+        for token in [&good, &expired, &foreign] {
+            // The header is alike in all, and is no secret.
+            for part in token.split('.').skip(1) {
+                assert!(!text.contains(part), "{part} in {text}");
+            }
+        }
+        assert!(!text.contains(secret), "{text}");
     }
 }
 

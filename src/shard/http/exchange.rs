@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::access::Caller;
 use crate::model::RoomName;
 use crate::net::{Body, BodyReader, Head, OriginPolicy, Response, shared_with};
 
@@ -20,6 +21,8 @@ pub(in crate::shard) struct Exchange {
     shared_with: Option<Box<str>>,
     /// Whether that depends on who asks.
     varies: bool,
+    /// Who publishes: a user does so under its token's names only.
+    pub(super) caller: Caller,
     /// What is published, as long as it comes, and where.
     pub(super) posted: Option<(RoomName, BodyReader)>,
 }
@@ -41,6 +44,7 @@ impl Exchange {
             is_head: head.method == "HEAD",
             shared_with: shared_with(head, origins).map(Into::into),
             varies: matches!(origins, OriginPolicy::List(_)),
+            caller: Caller::Anonymous,
             posted: None,
         }
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::contained;
+use crate::access::Caller;
 use crate::backplane::Publish;
 use crate::hub::ConnIndex;
 use crate::model::limits::{BODY_MS, PUBLISH_ANSWER_MS};
@@ -107,12 +108,17 @@ impl Shard {
             return;
         }
         let Some(conn) = self.conn(index) else { return };
-        let user_id = publication.user_id.map(Name::from);
+        let mut user_id = publication.user_id.map(Name::from);
+        let mut username = publication.username.map(Name::from);
+        if let Some(Caller::User(claims)) = conn.exchange.as_ref().map(|it| &it.caller) {
+            // Whatever the body says.
+            (user_id, username) = (Some(claims.user_id.clone()), claims.username.clone());
+        }
         let publish = Publish {
             room,
             id: publication.id,
             user_id: user_id.unwrap_or_else(|| conn.user_id.clone()),
-            username: publication.username.map(Name::from),
+            username,
             payload: Bytes::copy_from_slice(publication.payload.as_bytes()),
             metadata: metadata.map(Bytes::copy_from_slice),
             echo: true,

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::access::Action;
+use crate::access::{Action, Caller, Grants};
 use crate::model::limits::{
     HISTORY_MESSAGES, HISTORY_MESSAGES_MAX, ROOM_NAME_BYTES_MAX, ROOMS_LISTED, ROOMS_LISTED_MAX,
 };
@@ -47,11 +47,12 @@ pub(super) enum Route {
     /// Read a room's history.
     History(RoomName, Range),
     /// Publish in a room; whether the client waits to be told that it may send the body.
-    Publish(RoomName, Body, bool),
+    /// And who does.
+    Publish(RoomName, Body, bool, Caller),
     /// Who is in a room.
     Members(RoomName),
-    /// List rooms: prefix, cursor, limit.
-    Rooms(String, String, usize),
+    /// List rooms: prefix, cursor, limit, and which of them.
+    Rooms(String, String, usize, Grants),
     /// All that is to be said.
     Answer(Response),
     /// It is not done.
@@ -131,7 +132,7 @@ impl Shard {
             return Route::Refuse(response::error(404, "not_found", why, &[]));
         };
         if let Resource::Socket | Resource::Echo = resource {
-            return self.route_socket(head, behind, resource == Resource::Echo, crowded);
+            return self.route_socket(head, behind, resource == Resource::Echo, crowded, address);
         }
         if head.method == "OPTIONS" {
             return Route::Answer(options(head, methods));
@@ -162,7 +163,7 @@ impl Shard {
             Resource::Health => Ok(Route::Page(Page::Health)),
             Resource::Ready => Ok(Route::Page(Page::Ready)),
             Resource::Metrics => Ok(Route::Page(Page::Metrics)),
-            Resource::Rooms => rooms(head),
+            Resource::Rooms => self.rooms(head, address),
             Resource::Messages(room) if method == "POST" => self.publish_in(head, address, room),
             Resource::Messages(room) => self
                 .readable(head, address, room)
@@ -183,9 +184,9 @@ impl Shard {
 
     fn publish_in(&self, head: &Head<'_>, address: IpAddr, room: &str) -> Result<Route, Response> {
         let room = room_name(room)?;
-        self.may(head, address, Action::Publish)?;
+        let caller = self.may(head, address, Action::Publish(&room))?;
         let expects = head.http11 && head.has_token("expect", "100-continue");
-        Ok(Route::Publish(room, head.body, expects))
+        Ok(Route::Publish(room, head.body, expects, caller))
     }
 
     fn kick_of(&self, head: &Head<'_>, address: IpAddr, user: &str) -> Result<Route, Response> {
@@ -193,6 +194,15 @@ impl Shard {
         let user = target::segment(user).filter(|user| name_is_valid(user));
         let user = user.ok_or_else(|| bad_request("the user's id is not a name"))?;
         Ok(Route::Kick(Name::from(user)))
+    }
+
+    fn rooms(&self, head: &Head<'_>, address: IpAddr) -> Result<Route, Response> {
+        let of = match self.may(head, address, Action::List)? {
+            Caller::User(claims) => claims.join,
+            Caller::Anonymous | Caller::Backend => Grants::every(),
+        };
+        let (prefix, cursor, limit) = listed(head)?;
+        Ok(Route::Rooms(prefix, cursor, limit, of))
     }
 }
 
@@ -276,7 +286,7 @@ fn range(head: &Head<'_>) -> Result<Range, String> {
     })
 }
 
-fn rooms(head: &Head<'_>) -> Result<Route, Response> {
+fn listed(head: &Head<'_>) -> Result<(String, String, usize), Response> {
     let text = |name: &str| {
         let text = target::parameter(head.query, name).unwrap_or_default();
         match text.len() <= ROOM_NAME_BYTES_MAX && !text.contains('\0') {
@@ -288,7 +298,7 @@ fn rooms(head: &Head<'_>) -> Result<Route, Response> {
     };
     let (prefix, cursor) = (text("prefix")?, text("cursor")?);
     let limit = limit(head, ROOMS_LISTED, ROOMS_LISTED_MAX).map_err(bad_request)?;
-    Ok(Route::Rooms(prefix, cursor, limit))
+    Ok((prefix, cursor, limit))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Upgrades: a connection becomes a WebSocket, and is HTTP no more.
 
+use std::net::IpAddr;
+
 use super::routes::Route;
 use crate::hub::{ConnIndex, Encoding};
 use crate::model::{Name, RoomName, name_is_valid};
@@ -7,6 +9,7 @@ use crate::net::deflate::{Agreed, Terms};
 use crate::net::{Head, origin_allowed, response, target, upgrade};
 use crate::protocol::command::{Command, Request};
 use crate::protocol::event;
+use crate::shard::access::Shown;
 use crate::shard::connection::Phase;
 use crate::shard::deflate::Echo;
 use crate::shard::event::Opening;
@@ -20,6 +23,7 @@ impl Shard {
         behind: &[u8],
         is_echo: bool,
         crowded: bool,
+        address: IpAddr,
     ) -> Route {
         if crowded {
             let again = [("Retry-After", "1")];
@@ -27,7 +31,7 @@ impl Shard {
             return Route::Refuse(response::error(503, "overloaded", why, &again));
         }
         if !is_echo {
-            return self.route_upgrade(head, behind);
+            return self.route_upgrade(head, behind, address);
         }
         let terms = self.options.deflate.then_some(Terms::Own);
         match upgrade::accept_with(head, behind, None, terms) {
@@ -36,7 +40,7 @@ impl Shard {
         }
     }
 
-    fn route_upgrade(&self, head: &Head<'_>, behind: &[u8]) -> Route {
+    fn route_upgrade(&self, head: &Head<'_>, behind: &[u8], address: IpAddr) -> Route {
         let refuse =
             |status, code, message| Route::Refuse(response::error(status, code, message, &[]));
         if !origin_allowed(head, &self.options.origins) {
@@ -53,6 +57,10 @@ impl Shard {
                 "this instance is draining; connect again",
             );
         }
+        let claims = match self.enter(&Shown::of(head, address)) {
+            Ok(claims) => claims,
+            Err(answer) => return Route::Refuse(answer),
+        };
         let username = match target::parameter(head.query, "username") {
             Some(name) if !name.is_empty() && !name_is_valid(&name) => {
                 return refuse(
@@ -77,13 +85,14 @@ impl Shard {
                 deflates: agreed.is_some(),
                 username,
                 room,
+                claims,
             }),
             Err(error) => Route::Refuse(response::refuse(&error)),
         }
     }
 
     /// The handshake is good: if its address may have one more, it is a WebSocket.
-    pub(super) fn enter(&mut self, index: ConnIndex, opening: Opening) {
+    pub(super) fn begin_opening(&mut self, index: ConnIndex, opening: Opening) {
         if let Some(conn) = self.conn_mut(index)
             && let Some(exchange) = &conn.exchange
         {
@@ -114,6 +123,7 @@ impl Shard {
             deflates,
             username,
             room,
+            claims,
         } = opening;
         let options = self.options.clone();
         let shard = usize::from(self.id);
@@ -121,12 +131,18 @@ impl Shard {
             return;
         };
         conn.exchange = None;
+        conn.username = username.map(Box::new);
         if deflates {
             conn.encoding = Encoding::Deflate;
         }
         conn.phase = Phase::Open;
         conn.deadline_ms = u64::MAX;
-        conn.username = username.map(Box::new);
+        if let Some(claims) = claims {
+            self.become_user(index, claims);
+        }
+        let Some(conn) = self.conn(index) else {
+            return;
+        };
         let (client_id, user_id) = (conn.client_id, conn.user_id.clone());
         let opened = Effect::Opened(client_id, conn.address);
         self.effects.push(opened);

@@ -60,6 +60,7 @@ fn options(shards: u16, stored: bool) -> Options {
         dedupe_ms: 60_000,
         rates: Rates::default(),
         origins: OriginPolicy::SameHost,
+        access: Arc::default(),
         trusted_proxies: Networks::default(),
     }
 }

@@ -1,5 +1,7 @@
 //! What one run is: drawn from its seed, so that a seed is all that is needed to see it again.
 
+use std::sync::Arc;
+
 use fastrand::Rng;
 
 use crate::net::{Networks, OriginPolicy};
@@ -152,6 +154,7 @@ impl Setup {
                 false => Rates::default(),
             },
             origins: OriginPolicy::SameHost,
+            access: Arc::default(),
             trusted_proxies: Networks::default(),
         }
     }

@@ -202,7 +202,10 @@ export interface Clock {
 export interface Options {
   /** The name in every room that does not say another. */
   username?: string;
-  /** A token, or what gives one; a function is asked before each connection. */
+  /**
+   * A token, or what gives one. A function is asked before each connection, and in time before its
+   * token ends (by `exp`), for one that takes its place on the same connection.
+   */
   token?: string | (() => string | Promise<string>);
   /** Where there is no global one (Node 20): `import { WebSocket } from 'ws'`. */
   WebSocket?: new (url: string, protocol: string) => WebSocketLike;
@@ -315,7 +318,10 @@ export class Ringcast extends Emitter<ClientEvents> {
   cancel(id: string): boolean;
   /** A round trip in milliseconds. */
   ping(): Promise<number>;
-  /** Sends a new token: the one given, or what the option gives. False if not connected. */
+  /**
+   * Sends a new token: the one given, or what the option gives. True once it is taken, false if not
+   * connected; rejected with `unauthorized` if it is no good or another user's.
+   */
   refresh(token?: string): Promise<boolean>;
   /** Tries at once instead of at the end of the wait, or looks whether the connection lives. */
   wake(): void;

@@ -34,6 +34,10 @@ const REWIND_MESSAGES_MAX = 1000;
 // A connection that lasted so long was a good one: the next loss begins with a short wait.
 const SETTLED_MS = 5000;
 const GOING_AWAY_MS_MAX = 10 * 60 * 1000;
+// So long before a token ends the next one is asked for; of a short one, half its time before.
+const RENEW_MS = 60 * 1000;
+const RENEW_MS_MIN = 1000;
+const TIMER_MS_MAX = 24 * 60 * 60 * 1000; // A longer one would end at once.
 // Errors that another try may be spared of.
 const PASSING = new Set(['unavailable', 'overloaded', 'rate_limited', 'internal']);
 const CLOSE = { tooBig: 1009, tryLater: 1013, unauthorized: 4001, kicked: 4003 };
@@ -182,6 +186,13 @@ export class Room extends Emitter {
     this.state = 'joining';
   }
 
+  /** The server has taken us out of it. */
+  _removed(message) {
+    const error = new RingcastError('forbidden', message);
+    this._end('refused', error);
+    this.#tell('refused', { type: 'error', room: this.name, code: error.code, message });
+  }
+
   _end(state, error) {
     this.#client._clock.clearTimeout(this.#retry);
     this.#ref = null;
@@ -315,6 +326,7 @@ export class Ringcast extends Emitter {
   #retry = null; // The timer of the next try.
   #opening = null; // The timer by which there must be a `welcome`.
   #beat = null; // The timer of the heartbeat.
+  #renewal = null; // The timer of the next token.
   #moveAt = null; // When `going_away` wants us elsewhere.
   #openedAt = 0;
   #heardAt = 0;
@@ -431,13 +443,20 @@ export class Ringcast extends Emitter {
     return this.roundTripMs;
   }
 
-  /** Sends a new token for this connection: the one given, or what the `token` option gives. */
+  /**
+   * Sends a new token for this connection: the one given, or what the `token` option gives. True
+   * once the server has taken it; false where there is no connection.
+   */
   async refresh(token) {
     if (token !== undefined && typeof this.#options.token !== 'function') {
       this.#options.token = token;
     }
     const fresh = token ?? await this.#token();
-    return this._send({ type: 'refresh', token: fresh, ref: this._ref('t') });
+    if (!this.#isOpen()) return false;
+    const mine = this.#connection;
+    await this._ask({ type: 'refresh', token: fresh });
+    if (mine === this.#connection) this.#armRenewal(fresh);
+    return true;
   }
 
   /** Looks whether the connection is alive, or tries at once instead of at the end of the wait. */
@@ -543,6 +562,7 @@ export class Ringcast extends Emitter {
     const url = new URL(this.#url);
     if (this.#options.username) url.searchParams.set('username', this.#options.username);
     if (token) url.searchParams.set('token', token);
+    this.#armRenewal(token);
     const socket = new WebSocket(url.href, PROTOCOL);
     this.#socket = socket;
     const counts = () => this.#socket === socket;
@@ -573,7 +593,9 @@ export class Ringcast extends Emitter {
       case 'error': return this.#onError(frame);
       case 'going_away': return this.#onGoingAway(frame);
       case 'degraded': return this.#onDegraded(frame);
+      case 'left': return this.#onLeft(frame);
       case 'pong':
+      case 'refreshed':
       case 'members': return this.#onAnswer(frame);
       case 'joined':
       case 'message':
@@ -629,7 +651,7 @@ export class Ringcast extends Emitter {
     this.#socket = null;
     this.#moveAt = null;
     this.#connection += 1;
-    const timers = [this.#opening, this.#beat, this.#retry, this.#hold];
+    const timers = [this.#opening, this.#beat, this.#retry, this.#hold, this.#renewal];
     timers.forEach((timer) => this._clock.clearTimeout(timer));
     this.#hold = null;
     for (const { reject } of this.#questions.values()) {
@@ -685,6 +707,32 @@ export class Ringcast extends Emitter {
       if (this.#heardAt <= asked) this.#lost(mine, 'no answer');
       else this.#armBeat(this.#heartbeatMs);
     }, this.#options.pongTimeoutMs);
+  }
+
+  // --- The token: a new one before the old one ends ---
+
+  /** Only who can give new ones is asked for one. */
+  #armRenewal(token) {
+    this._clock.clearTimeout(this.#renewal);
+    const endsAt = typeof this.#options.token === 'function' ? expiryOf(token) : null;
+    if (endsAt === null) return;
+    const left = endsAt - this._clock.now();
+    const wait = Math.max(RENEW_MS_MIN, left - Math.min(RENEW_MS, left / 2));
+    const mine = this.#connection;
+    this.#renewal = this._clock.setTimeout(() => {
+      if (mine !== this.#connection) return;
+      if (wait > TIMER_MS_MAX) this.#armRenewal(token);
+      else this.#renew(token, mine);
+    }, Math.min(wait, TIMER_MS_MAX));
+  }
+
+  /** If there is no new one the old one's time is halved, until the server ends it with 4001. */
+  #renew(token, mine) {
+    this.refresh().catch((error) => {
+      if (mine !== this.#connection) return;
+      this._emit('error', new RingcastError('unauthorized', `no token: ${error?.message ?? error}`));
+      this.#armRenewal(token);
+    });
   }
 
   // --- What was published ---
@@ -774,6 +822,14 @@ export class Ringcast extends Emitter {
     this.#questions.delete(frame.ref);
   }
 
+  /** A room that was left here is no longer known; one that is was left by the server. */
+  #onLeft(frame) {
+    const room = this.#rooms.get(frame.room);
+    if (room === undefined || room.state !== 'joined') return;
+    this._forget(room, false);
+    room._removed('the token does not allow this room any more');
+  }
+
   #onDegraded({ degraded, reason }) {
     this.degraded = degraded === true;
     this._emit('degraded', { degraded: this.degraded, reason });
@@ -804,6 +860,17 @@ function webSocketUrl(url, isPage) {
   parsed.protocol = parsed.protocol.replace(/^http/, 'ws');
   if (parsed.pathname === '/') parsed.pathname = '/ws';
   return parsed.href;
+}
+
+/** When a token ends, in ms since 1970; null where that can't be read. */
+function expiryOf(token) {
+  try {
+    const claims = token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/');
+    const { exp } = JSON.parse(atob(claims));
+    return Number.isFinite(exp) ? exp * 1000 : null;
+  } catch {
+    return null;
+  }
 }
 
 function utf8Length(text) {

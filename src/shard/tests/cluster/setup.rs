@@ -208,6 +208,7 @@ impl Setup {
             dedupe_ms: 600_000,
             rates: Rates::default(),
             origins: OriginPolicy::SameHost,
+            access: Arc::default(),
             trusted_proxies: Networks::default(),
         })
     }

@@ -456,8 +456,13 @@ test('tokens: asked for before each connection, refreshed on one', async () => {
   await settle();
   assert.equal(world.last.url.searchParams.get('token'), 't1');
   world.last.open();
-  assert.equal(await world.client.refresh(), true);
-  assert.equal(world.last.take('refresh').token, 't2');
+  const refreshed = world.client.refresh();
+  await settle();
+  const { token, ref } = world.last.take('refresh');
+  assert.equal(token, 't2');
+  assert.equal(await outcome(refreshed), 'pending');
+  world.last.tell({ type: 'refreshed', ref });
+  assert.equal(await refreshed, true);
   world.last.end(4001, 'expired');
   await world.clock.advance(500);
   assert.equal(world.last.url.searchParams.get('token'), 't3');
@@ -469,6 +474,103 @@ test('tokens: asked for before each connection, refreshed on one', async () => {
   assert.match(failing.take()[0][1].message, /no login/);
   assert.equal(failing.client.state, 'waiting');
   failing.client.close();
+});
+
+/** A token that ends so many ms after the world's beginning; nobody checks it here. */
+const tokenUntil = (world, ms, name = '') => {
+  const claims = { sub: 'ann', name: `Ännn${name}??>`, exp: (world.began + ms) / 1000 };
+  return `e30.${Buffer.from(JSON.stringify(claims)).toString('base64url')}.sig`;
+};
+
+test('tokens: a new one is asked for before the old one ends', async () => {
+  let ends = 600_000;
+  const given = [];
+  const world = new World({
+    token: async () => {
+      given.push(tokenUntil(world, ends));
+      return given.at(-1);
+    },
+  });
+  world.began = world.clock.now();
+  world.note('error', 'state');
+  world.client.connect();
+  await settle();
+  world.last.open({ heartbeat_ms: 0 });
+  world.take();
+  const answer = (frame) => {
+    const { ref } = world.last.frames.splice(0).find(({ type }) => type === 'refresh');
+    world.last.tell({ ref, ...frame });
+  };
+  const pongs = () => {
+    for (const { type, ref } of world.last.frames) {
+      if (type === 'ping') world.last.tell({ type: 'pong', ref });
+    }
+    world.last.frames = world.last.frames.filter(({ type }) => type !== 'ping');
+  };
+  const wait = async (ms) => {
+    for (let left = ms; left > 0; left -= 5000) {
+      await world.clock.advance(Math.min(5000, left));
+      pongs();
+    }
+  };
+  await wait(539_000);
+  assert.deepEqual(world.last.frames, [], 'not before its time');
+  ends = 1_200_000;
+  await wait(2_000);
+  assert.equal(given.length, 2);
+  assert.equal(world.last.frames[0].token, given[1]);
+  answer({ type: 'refreshed' });
+  // The next one is asked for by the new one's end. It is refused: again, in half of what is left.
+  await wait(598_000);
+  assert.deepEqual(world.last.frames, []);
+  await wait(2_000);
+  answer({ type: 'error', code: 'unauthorized', message: 'no' });
+  await settle();
+  assert.equal(world.take()[0][1].code, 'unauthorized');
+  await wait(35_000);
+  assert.equal(world.last.frames.filter(({ type }) => type === 'refresh').length, 1);
+  ends = 10_000_000_000; // Longer than a timer can be.
+  answer({ type: 'error', code: 'unauthorized', message: 'no' });
+  await wait(20_000);
+  answer({ type: 'refreshed' });
+  await wait(100_000);
+  assert.deepEqual(world.last.frames, []);
+  assert.equal(world.connections.length, 1);
+  world.client.close();
+  assert.equal(world.clock.timers, 0);
+});
+
+test('tokens: what is no token with an end, or only a text, is not renewed', async () => {
+  for (const token of [() => 'opaque', () => 'a.b.c', () => `a.${btoa('{}')}.c`, 'text']) {
+    const world = await World.joined(0, { token });
+    const before = world.clock.timers;
+    assert.equal(before, 1, 'the heartbeat alone');
+    world.client.close();
+  }
+  const world = new World({});
+  world.began = world.clock.now();
+  const text = await World.joined(0, { token: tokenUntil(world, 60_000) });
+  assert.equal(text.clock.timers, 1);
+  const renewed = text.client.refresh('another');
+  await settle();
+  const { ref } = text.last.take('refresh');
+  text.last.tell({ type: 'error', code: 'unauthorized', message: 'no', ref });
+  assert.equal((await outcome(renewed)).error.code, 'unauthorized');
+});
+
+test('a room that a new token does not allow is told as refused', async () => {
+  const world = await World.joined();
+  world.note('refused');
+  world.last.tell({ type: 'left', room: 'r' });
+  const [[, told]] = world.take();
+  assert.deepEqual([told.room, told.code], ['r', 'forbidden']);
+  assert.equal(world.room.state, 'refused');
+  assert.equal(world.client.rooms.size, 0);
+  // One that was left and joined again is not meant by the answer to the leave.
+  const again = world.client.join('r');
+  world.last.tell({ type: 'left', room: 'r' });
+  assert.equal(again.state, 'joining');
+  assert.deepEqual(world.take(), []);
 });
 
 test('who is kicked, or has a token that is no good, stays away', async () => {

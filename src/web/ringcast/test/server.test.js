@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { connect } from '../ringcast.js';
+import { createHmac } from 'node:crypto';
 import { BIN, Program, WebSocket } from './program.js';
 
 const options = { skip: BIN ? false : 'RINGCAST_BIN names no program', timeout: 120_000 };
@@ -155,4 +156,44 @@ test('without a WebSocket it says what to do', options, async () => {
   } finally {
     if (before) globalThis.WebSocket = before;
   }
+});
+
+/** A token as a site's own backend makes it (HS256). */
+function tokenFor(user, seconds, secret) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const exp = Math.floor(Date.now() / 1000) + seconds;
+  const message = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ sub: user, name: user, exp })}`;
+  return `${message}.${createHmac('sha256', secret).update(message).digest('base64url')}`;
+}
+
+test('a token is renewed on the connection, before it ends', options, async (t) => {
+  const secret = 'a secret of the tests, thirty-two bytes long';
+  const program = await Program.start(t, ['--store', 'memory', '--jwt-secret', secret]);
+  let asked = 0;
+  const token = () => { asked += 1; return tokenFor('ann', 4, secret); };
+  const ann = client(t, program, { token });
+  const errors = [];
+  ann.on('error', (error) => errors.push(error));
+  const room = ann.join('r');
+  await room.ready;
+  const welcome = ann.welcome;
+  assert.equal(welcome.user_id, 'ann');
+  // Longer than any one of its tokens.
+  const until = Date.now() + 9000;
+  while (Date.now() < until) {
+    await room.publish('still here');
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  assert.equal(ann.welcome, welcome, 'one connection all the time');
+  assert.ok(asked >= 3, `${asked} tokens`);
+  assert.deepEqual(errors, []);
+  await assert.rejects(ann.refresh(tokenFor('bob', 60, secret)), { code: 'unauthorized' });
+});
+
+test('a text that ends is not tried again', options, async (t) => {
+  const secret = 'a secret of the tests, thirty-two bytes long';
+  const program = await Program.start(t, ['--store', 'memory', '--jwt-secret', secret]);
+  const ann = client(t, program, { token: tokenFor('ann', 2, secret) });
+  const { code } = await next(ann, 'state', ({ state }) => state === 'stopped');
+  assert.equal(code, 4001);
 });
