@@ -58,7 +58,17 @@ impl Shard {
                     self.abort(index);
                 }
             }
-            Phase::Body | Phase::Answering => {
+            Phase::Events if now_ms >= conn.deadline_ms => {
+                self.close(index, CloseCode::GOING_AWAY, "the server drains");
+            }
+            Phase::Events => {
+                // Nothing is heard from it; this is when something was last said for sure.
+                if now_ms - conn.heard_ms >= heartbeat_ms {
+                    conn.heard_ms = now_ms;
+                    self.beat(index);
+                }
+            }
+            Phase::Body | Phase::Answering | Phase::Joining => {
                 if now_ms >= conn.deadline_ms {
                     self.on_late(index);
                 }
@@ -116,7 +126,8 @@ impl Shard {
                 // It waits for a request that need not come.
                 Phase::Head if conn.is_reused && conn.stash.is_none() => self.begin_closing(index),
                 Phase::Head | Phase::Body => conn.deadline_ms = conn.deadline_ms.min(deadline_ms),
-                Phase::Answering | Phase::Leaving | Phase::Closing => {}
+                Phase::Events => conn.deadline_ms = deadline_ms,
+                Phase::Answering | Phase::Joining | Phase::Leaving | Phase::Closing => {}
             }
         }
     }

@@ -11,6 +11,8 @@ use crate::model::limits::{
 use crate::model::{Epoch, Name, RoomName, name_is_valid};
 use crate::net::deflate::Agreed;
 use crate::net::{Body, Head, HeadError, Response, response, target};
+use crate::protocol::command::Since;
+use crate::protocol::stream;
 use crate::shard::{Page, Shard};
 
 /// Every path that is answered, and its methods; HEAD goes wherever GET does, OPTIONS everywhere.
@@ -29,6 +31,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/api/rooms", GET),
     ("/api/rooms/{room}/messages", &["GET", "POST"]),
     ("/api/rooms/{room}/members", GET),
+    ("/api/rooms/{room}/events", GET),
     ("/api/users/{user_id}/connections", &["DELETE"]),
 ];
 
@@ -54,6 +57,8 @@ pub(super) enum Route {
     Publish(RoomName, Body, bool),
     /// Who is in a room.
     Members(RoomName),
+    /// A room as server-sent events, from a position on.
+    Events(RoomName, Option<Since>),
     /// List rooms: prefix, cursor, limit.
     Rooms(String, String, usize),
     /// All that is to be said.
@@ -83,6 +88,7 @@ enum Resource<'a> {
     Rooms,
     Messages(&'a str),
     Members(&'a str),
+    Events(&'a str),
     Connections(&'a str),
 }
 
@@ -100,6 +106,7 @@ impl<'a> Resource<'a> {
                 "/api/rooms" => Self::Rooms,
                 "/api/rooms/{room}/messages" => Self::Messages(argument),
                 "/api/rooms/{room}/members" => Self::Members(argument),
+                "/api/rooms/{room}/events" => Self::Events(argument),
                 "/api/users/{user_id}/connections" => Self::Connections(argument),
                 file => Self::File(file),
             };
@@ -172,6 +179,9 @@ impl Shard {
                 .readable(head, address, room)
                 .and_then(|room| Ok(Route::History(room, range(head).map_err(bad_request)?))),
             Resource::Members(room) => self.readable(head, address, room).map(Route::Members),
+            Resource::Events(room) => self
+                .readable(head, address, room)
+                .and_then(|room| self.events_of(head, room, crowded)),
             Resource::Connections(user) => self.kick_of(head, address, user),
             Resource::Socket | Resource::Echo => Err(bad_request("this is a WebSocket")),
         };
@@ -190,6 +200,20 @@ impl Shard {
         self.may(head, address, Action::Publish)?;
         let expects = head.http11 && head.has_token("expect", "100-continue");
         Ok(Route::Publish(room, head.body, expects))
+    }
+
+    fn events_of(&self, head: &Head<'_>, room: RoomName, crowded: bool) -> Result<Route, Response> {
+        let refuse = |code, why| response::error(503, code, why, &[("Retry-After", "1")]);
+        if crowded {
+            let why = "as many connections as this instance takes; try again later";
+            return Err(refuse("overloaded", why));
+        }
+        if self.draining {
+            let why = "this instance is draining; connect again";
+            return Err(refuse("unavailable", why));
+        }
+        let last = head.header("last-event-id").filter(|id| !id.is_empty());
+        Ok(Route::Events(room, last.map(stream::since)))
     }
 
     fn kick_of(&self, head: &Head<'_>, address: IpAddr, user: &str) -> Result<Route, Response> {
