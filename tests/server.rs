@@ -28,6 +28,8 @@ mod deflate;
 mod drain;
 #[path = "server/errors.rs"]
 mod errors;
+#[path = "server/events.rs"]
+mod events;
 #[path = "server/frames.rs"]
 mod frames;
 #[path = "server/half_open.rs"]

@@ -1,8 +1,8 @@
 //! Small HTTP answers (RFC 9112, 4), whole in memory.
 //!
 //! An answer says what it is; how it goes out is said when it is written ([`Delivery`]): to HEAD
-//! without its body, and with or without the connection ending behind it. Nothing is streamed
-//! here: server-sent events write their own head.
+//! without its body, and with or without the connection ending behind it. What is
+//! streamed behind a head ([`stream`]) is another's.
 //!
 //! Invariant: what is written ends where its Content-Length says, or has no body by its status
 //! (RFC 9112, 6.3), so that another answer may follow.
@@ -91,6 +91,16 @@ pub fn build(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[
     let response = Response {
         status,
         content: Some((lines, body.to_vec())),
+        headers: String::new(),
+    };
+    with_all(response, headers)
+}
+
+/// The head of an answer whose body is streamed behind it, and ends with the connection.
+pub fn stream(content_type: &str, headers: &[(&str, &str)]) -> Response {
+    let response = Response {
+        status: 200,
+        content: Some((format!("Content-Type: {content_type}\r\n"), Vec::new())),
         headers: String::new(),
     };
     with_all(response, headers)

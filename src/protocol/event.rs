@@ -94,22 +94,25 @@ pub fn welcome(out: &mut Vec<u8>, welcome: &Welcome<'_>) {
 
 /// The answer to a join, and unasked the news of a new epoch.
 pub fn joined(out: &mut Vec<u8>, joined: &Joined<'_>) {
-    frame(out, |out| {
-        push(out, r#"{"type":"joined","room":"#);
-        push_string(out, joined.room);
-        push(out, r#","epoch":""#);
-        push(out, joined.epoch.as_str());
-        push(out, r#"","offset":"#);
-        push_number(out, joined.offset);
-        match joined.recovered {
-            Some(true) => push(out, r#","recovered":true"#),
-            Some(false) => push(out, r#","recovered":false"#),
-            None => {}
-        }
-        push(out, r#","members":"#);
-        push_number(out, joined.members);
-        push_reference_and_end(out, joined.reference);
-    });
+    frame(out, |out| joined_json(out, joined));
+}
+
+/// The same as JSON text.
+pub fn joined_json(out: &mut Vec<u8>, joined: &Joined<'_>) {
+    push(out, r#"{"type":"joined","room":"#);
+    push_string(out, joined.room);
+    push(out, r#","epoch":""#);
+    push(out, joined.epoch.as_str());
+    push(out, r#"","offset":"#);
+    push_number(out, joined.offset);
+    match joined.recovered {
+        Some(true) => push(out, r#","recovered":true"#),
+        Some(false) => push(out, r#","recovered":false"#),
+        None => {}
+    }
+    push(out, r#","members":"#);
+    push_number(out, joined.members);
+    push_reference_and_end(out, joined.reference);
 }
 
 /// The answer to a leave.
@@ -201,15 +204,18 @@ pub fn ack(out: &mut Vec<u8>, reference: Option<&str>, id: MessageId, offset: u6
 
 /// The messages `from` to `to`, both included, were skipped or lost.
 pub fn gap(out: &mut Vec<u8>, room: &str, from: u64, to: u64) {
-    frame(out, |out| {
-        push(out, r#"{"type":"gap","room":"#);
-        push_string(out, room);
-        push(out, r#","from":"#);
-        push_number(out, from);
-        push(out, r#","to":"#);
-        push_number(out, to);
-        push(out, "}");
-    });
+    frame(out, |out| gap_json(out, room, from, to));
+}
+
+/// The same as JSON text.
+pub fn gap_json(out: &mut Vec<u8>, room: &str, from: u64, to: u64) {
+    push(out, r#"{"type":"gap","room":"#);
+    push_string(out, room);
+    push(out, r#","from":"#);
+    push_number(out, from);
+    push(out, r#","to":"#);
+    push_number(out, to);
+    push(out, "}");
 }
 
 /// Somebody came or went; `members` are there now.

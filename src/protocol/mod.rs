@@ -5,6 +5,7 @@
 //! | [`command`], `members` | what clients send |
 //! | [`event`] | what the server sends |
 //! | [`publication`] | what is published over HTTP |
+//! | [`stream`] | rooms as server-sent events |
 //! | [`storable`] | which JSON can be stored later (of `model`), checked before anything is promised |
 //!
 //! Payloads, metadata and refs are raw JSON text: checked once, spliced into what is sent on, never
@@ -18,6 +19,7 @@ pub mod command;
 pub mod event;
 mod members;
 pub mod publication;
+pub mod stream;
 
 pub use crate::model::storable;
 pub use command::{Command, Refusal, Request, Since};

@@ -94,17 +94,15 @@ impl Shard {
             joined.map(|member| member.conn).collect::<Vec<_>>()
         });
         for index in told.into_iter().flatten() {
-            if let Some(out) = self.out(index) {
-                let joined = event::Joined {
-                    room: name.as_str(),
-                    epoch,
-                    offset: 0,
-                    recovered: Some(false),
-                    members,
-                    reference: None,
-                };
-                event::joined(out, &joined);
-            }
+            let joined = event::Joined {
+                room: name.as_str(),
+                epoch,
+                offset: 0,
+                recovered: Some(false),
+                members,
+                reference: None,
+            };
+            self.say_joined(index, &joined);
         }
     }
 

@@ -28,6 +28,10 @@ pub(super) enum Phase {
     Answering,
     /// A WebSocket that speaks the protocol.
     Open,
+    /// Server-sent events are asked for: the room is being joined.
+    Joining,
+    /// Server-sent events are sent.
+    Events,
     /// A WebSocket that echoes.
     Echo,
     /// Draining: nothing more is read, what was taken is being answered, then it is closed.
@@ -39,7 +43,23 @@ pub(super) enum Phase {
 impl Phase {
     /// Whether the connection is HTTP, and goes on.
     pub(super) fn is_http(self) -> bool {
-        matches!(self, Self::Head | Self::Body | Self::Answering)
+        matches!(
+            self,
+            Self::Head | Self::Body | Self::Answering | Self::Joining
+        )
+    }
+
+    /// Whether it may be a member of rooms, or become one.
+    pub(super) fn may_join(self) -> bool {
+        matches!(
+            self,
+            Self::Open | Self::Leaving | Self::Joining | Self::Events
+        )
+    }
+
+    /// Whether what is sent in rooms goes to it.
+    pub(super) fn hears(self) -> bool {
+        matches!(self, Self::Open | Self::Leaving | Self::Events)
     }
 }
 

@@ -11,12 +11,14 @@
 
 use super::Shard;
 use super::connection::Phase;
+use super::home::text_of;
 use crate::hub::{ConnIndex, Encode, Encoding};
 use crate::model::Position;
 use crate::model::limits::DEFLATED_BYTES_MIN;
 use crate::net::deflate::{Agreed, Deflater, Inflater};
 use crate::net::encode::{self, OpCode};
 use crate::net::{push_compressed, push_frame};
+use crate::protocol::stream;
 
 /// Makes the other forms of a room's frames. The deflater is there from the first frame on that
 /// somebody wants deflated.
@@ -27,10 +29,11 @@ pub(super) struct Forms {
 }
 
 impl Encode for Forms {
-    fn encode(&mut self, encoding: Encoding, _: Position, plain: &[u8], out: &mut Vec<u8>) {
+    fn encode(&mut self, encoding: Encoding, at: Position, plain: &[u8], out: &mut Vec<u8>) {
         match encoding {
             Encoding::Deflate => self.deflate(plain, out),
-            Encoding::Plain | Encoding::Events => out.extend_from_slice(plain),
+            Encoding::Events => stream::message(out, at, text_of(plain)),
+            Encoding::Plain => out.extend_from_slice(plain),
         }
     }
 }

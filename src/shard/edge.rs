@@ -39,10 +39,12 @@ impl Shard {
         conn.heard_ms = now_ms;
         conn.pinged = false;
         match conn.phase {
-            Phase::Head | Phase::Body | Phase::Answering => self.on_http_bytes(index, input),
+            Phase::Head | Phase::Body | Phase::Answering | Phase::Joining => {
+                self.on_http_bytes(index, input);
+            }
             Phase::Open | Phase::Echo => self.on_frame_bytes(index, input),
             // Nothing that comes now counts.
-            Phase::Leaving | Phase::Closing => {}
+            Phase::Events | Phase::Leaving | Phase::Closing => {}
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! bytes ─▶ Head ──▶ Body (POST) ──▶ Answering ──▶ answer ─▶ Head …       the same connection
-//!           └▶ Open, Echo (WebSockets)                 └──▶ Closing      or its end
+//!           ├▶ Open, Echo (WebSockets)                 └──▶ Closing      or its end
+//!           └▶ Joining ─▶ Events (a stream)
 //! ```
 //!
 //! Answers go out in the order of the requests: what comes behind the one that is worked on waits
@@ -13,6 +14,7 @@
 //! behind it is never taken for a request; so does one whose answer came too late.
 
 mod access;
+mod events;
 mod exchange;
 mod publish;
 mod routes;
@@ -167,6 +169,7 @@ impl Shard {
                 }
                 self.begin_posting(index, room, body, expects);
             }
+            Route::Events(room, since, caller) => self.begin_events(index, &room, since, caller),
             Route::Answer(answer) => self.answer(index, answer),
             Route::Refuse(answer) => self.refuse(index, answer),
             Route::Echo(answer, agreed) => self.open_echo(index, &answer, agreed),
@@ -248,6 +251,8 @@ impl Shard {
             return;
         }
         let exchange = conn.exchange.take();
+        // It may not have got into its room.
+        self.leave_all(index);
         let closes = draining || exchange.as_ref().is_none_or(|exchange| exchange.closes);
         let (is_head, response) = match &exchange {
             Some(exchange) => (exchange.is_head(), exchange.share(response)),

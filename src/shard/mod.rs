@@ -292,9 +292,7 @@ impl Shard {
         assert_eq!(members, joined, "members and memberships agree");
         for (index, conn) in self.conns.iter().enumerate() {
             let Some(conn) = conn else { continue };
-            let sendable = matches!(conn.phase, Phase::Open | Phase::Leaving)
-                && !conn.blocked
-                && conn.outbox.is_none();
+            let sendable = conn.phase.hears() && !conn.blocked && conn.outbox.is_none();
             assert!(
                 sendable || !self.plain[index],
                 "who is plain can be sent to"
@@ -374,15 +372,17 @@ impl Shard {
         }
     }
 
-    /// Begins to close a WebSocket: it leaves its rooms, gets a close frame, and nothing more.
+    /// Begins to close a WebSocket, or a stream of events: it leaves its rooms, gets a close frame
+    /// if it is a WebSocket, and nothing more.
     fn close(&mut self, index: ConnIndex, code: CloseCode, reason: &str) {
         let Some(conn) = self.conn(index) else { return };
         if conn.phase == Phase::Closing {
             return;
         }
+        let is_socket = !matches!(conn.phase, Phase::Joining | Phase::Events);
         self.counters.count_close(code);
         self.leave_all(index);
-        if let Some(out) = self.out(index) {
+        if is_socket && let Some(out) = self.out(index) {
             net::push_close(out, code, reason);
         }
         self.begin_closing(index);
@@ -437,7 +437,7 @@ impl Shard {
         let Some(conn) = self.conn_mut(index) else {
             return;
         };
-        if !matches!(conn.phase, Phase::Open | Phase::Leaving) {
+        if !conn.phase.may_join() {
             return;
         }
         let memberships = std::mem::take(&mut conn.memberships);

@@ -5,9 +5,9 @@ use super::connection::{Conn, Phase};
 use super::counters::Counters;
 use super::event::{Effect, Request};
 use super::options::SlowConsumer;
-use crate::hub::{ConnIndex, Outlet, RoomKey};
+use crate::hub::{ConnIndex, Encoding, Outlet, RoomKey};
 use crate::model::{CloseCode, RoomName};
-use crate::protocol::event;
+use crate::protocol::{event, stream};
 
 /// Bytes of room frames that are copied behind an outbox to go in one call with it.
 const MERGED_BYTES_MAX: usize = 16 * 1024;
@@ -95,7 +95,7 @@ impl<S: Socket> Sweep<'_, S> {
             }
         }
         if let Some(conn) = self.conn(index)
-            && matches!(conn.phase, Phase::Open | Phase::Leaving)
+            && conn.phase.hears()
         {
             self.plain[index as usize] = true;
         } else if let Some(conn) = self.conn(index)
@@ -118,7 +118,7 @@ impl<S: Socket> Outlet for Sweep<'_, S> {
             return true;
         }
         self.conn(index)
-            .is_some_and(|conn| !conn.blocked && matches!(conn.phase, Phase::Open | Phase::Leaving))
+            .is_some_and(|conn| !conn.blocked && conn.phase.hears())
     }
 
     /// What waits in the outbox goes first, and in the same call if it is not much to copy.
@@ -161,7 +161,12 @@ impl<S: Socket> Outlet for Sweep<'_, S> {
             return false;
         }
         if let Some(conn) = self.conn(index) {
-            event::gap(conn.out(), room.as_str(), from, to);
+            let (is_stream, room) = (conn.encoding == Encoding::Events, room.as_str());
+            if is_stream {
+                stream::gap(conn.out(), room, from, to);
+            } else {
+                event::gap(conn.out(), room, from, to);
+            }
             if !conn.queued {
                 conn.queued = true;
                 self.flush.push(index);

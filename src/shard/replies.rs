@@ -3,7 +3,7 @@
 use super::connection::Phase;
 use super::event::{Asker, Joined, RefusedJoin, Reply};
 use super::{Shard, ShardId};
-use crate::hub::{Audience, Member, RoomKey};
+use crate::hub::{Audience, ConnIndex, Encoding, Member, RoomKey};
 use crate::model::{ErrorCode, RoomName};
 use crate::protocol::event;
 
@@ -160,25 +160,30 @@ impl Shard {
             membership.place = Some(place);
             membership.counts |= !join.again;
         }
-        if let Some(out) = self.out(index) {
-            let room = join.room.as_str();
-            let reference = join.asker.reference.as_deref();
-            let joined = event::Joined {
-                room,
-                epoch,
-                offset,
-                recovered,
-                members,
-                reference,
-            };
-            event::joined(out, &joined);
+        let joined = event::Joined {
+            room: join.room.as_str(),
+            epoch,
+            offset,
+            recovered,
+            members,
+            reference: join.asker.reference.as_deref(),
+        };
+        self.say_joined(index, &joined);
+    }
+
+    /// Tells a connection where it stands in a room.
+    pub(super) fn say_joined(&mut self, index: ConnIndex, joined: &event::Joined<'_>) {
+        if self.encoding_of(index) == Encoding::Events {
+            self.stream_joined(index, joined);
+        } else if let Some(out) = self.out(index) {
+            event::joined(out, joined);
         }
     }
 
     /// A join is answered for whom there is no membership any more.
     fn refuse_late(&mut self, asker: &Asker) {
         let conn = self.find_conn(asker.conn);
-        if conn.is_some_and(|conn| conn.phase != Phase::Closing) {
+        if conn.is_some_and(|conn| matches!(conn.phase, Phase::Open | Phase::Leaving)) {
             let message = "the room was left, or a join before refused, before this one";
             let reference = asker.reference.as_deref();
             self.error(asker.conn.index, ErrorCode::NotJoined, message, reference);

@@ -68,7 +68,22 @@ impl Shard {
                     self.abort(index);
                 }
             }
-            Phase::Body | Phase::Answering => {
+            Phase::Open | Phase::Events
+                if conn.claims.as_ref().is_some_and(|its| wall >= its.expires) =>
+            {
+                self.close(index, CloseCode::UNAUTHORIZED, "the token has expired");
+            }
+            Phase::Events if now_ms >= conn.deadline_ms => {
+                self.close(index, CloseCode::GOING_AWAY, "the server drains");
+            }
+            Phase::Events => {
+                // Nothing is heard from it; this is when something was last said for sure.
+                if now_ms - conn.heard_ms >= heartbeat_ms {
+                    conn.heard_ms = now_ms;
+                    self.beat(index);
+                }
+            }
+            Phase::Body | Phase::Answering | Phase::Joining => {
                 if now_ms >= conn.deadline_ms {
                     self.on_late(index);
                 }
@@ -77,9 +92,6 @@ impl Shard {
                 if conn.in_flight == 0 || now_ms >= conn.deadline_ms {
                     self.close(index, CloseCode::GOING_AWAY, "the server drains");
                 }
-            }
-            Phase::Open if conn.claims.as_ref().is_some_and(|its| wall >= its.expires) => {
-                self.close(index, CloseCode::UNAUTHORIZED, "the token has expired");
             }
             Phase::Open | Phase::Echo if now_ms >= conn.deadline_ms => self.let_go(index),
             Phase::Open | Phase::Echo => {
@@ -129,7 +141,8 @@ impl Shard {
                 // It waits for a request that need not come.
                 Phase::Head if conn.is_reused && conn.stash.is_none() => self.begin_closing(index),
                 Phase::Head | Phase::Body => conn.deadline_ms = conn.deadline_ms.min(deadline_ms),
-                Phase::Answering | Phase::Leaving | Phase::Closing => {}
+                Phase::Events => conn.deadline_ms = deadline_ms,
+                Phase::Answering | Phase::Joining | Phase::Leaving | Phase::Closing => {}
             }
         }
     }

@@ -177,6 +177,76 @@ fn an_instance_takes_no_kick_through_nginx() {
     }
 }
 
+/// FAULTS B12: requests that two parsers may read as two, through nginx: what is hidden in one gets
+/// to no route, neither to one that is kept inside nor to any other.
+#[test]
+fn no_request_is_smuggled_through() {
+    let (server, nginx) = alone(&[]);
+    let mut client = Client::new(&server);
+    client.join("r");
+    let hidden = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+    let kick = format!(
+        "DELETE /api/users/{}/connections HTTP/1.1\r\nHost: a\r\n\r\n",
+        client.id
+    );
+    let last = "GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let upgrade = upgrade_head("/ws");
+    for hidden in [hidden, &kick] {
+        let length = hidden.len();
+        for lines in [
+            format!("Content-Length: {length}\r\nTransfer-Encoding: chunked"),
+            format!("Transfer-Encoding: chunked\r\nContent-Length: {length}"),
+            format!("Content-Length: 5\r\nContent-Length: {length}"),
+            "Content-Length: 5\r\nTransfer-Encoding : chunked".to_owned(),
+            "Content-Length: 5\r\nTransfer-Encoding: xchunked".to_owned(),
+            "Content-Length: 5\r\nX: a\n Transfer-Encoding: chunked".to_owned(),
+            "Transfer-Encoding: chunked".to_owned(),
+            "Content-Length: 5".to_owned(),
+        ] {
+            for head in [
+                format!("POST /api/rooms/r/messages HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n"),
+                format!("GET /ready HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n"),
+                upgrade.replace("Host: a", &format!("Host: a\r\n{lines}")),
+            ] {
+                let mut socket = nginx.connect_from([127, 0, 0, 1]);
+                let request = format!("{head}0\r\n\r\n{hidden}{last}");
+                let _ = socket.write_all(request.as_bytes());
+                let text = super::support::read_to_end(&mut socket);
+                let text = String::from_utf8_lossy(&text);
+                assert!(!text.contains("ringcast_connections"), "{head:?}: {text}");
+            }
+        }
+    }
+    assert!(client.settle().is_empty(), "nobody was kicked");
+    let said = server.get("/api/rooms/r/messages").json();
+    assert_eq!(said["messages"], json!([]));
+}
+
+/// A room as server-sent events, as they come.
+#[test]
+fn events_pass_as_they_come() {
+    use std::io::{BufRead, BufReader};
+    let (server, nginx) = alone(&[]);
+    let url = format!("http://127.0.0.1:{}/api/rooms/r/events", nginx.port);
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-sSN", "--max-time", "30", &url]);
+    let Ok(mut curl) = curl.stdout(std::process::Stdio::piped()).spawn() else {
+        return super::support::skip("this needs curl");
+    };
+    server.await_metric("members", 1);
+    let mut lines = BufReader::new(curl.stdout.take().unwrap()).lines();
+    for n in 1..=3 {
+        // Each must have come before the next is sent.
+        let body = json!({"payload": n}).to_string();
+        assert_eq!(server.post("r", &body).json()["offset"], n);
+        let data = lines.find_map(|line| line.unwrap().strip_prefix("data: ").map(str::to_owned));
+        assert!(data.unwrap().contains(&format!("\"payload\":{n}")));
+    }
+    curl.kill().unwrap();
+    curl.wait().unwrap();
+    server.await_metric("members", 0);
+}
+
 #[test]
 fn tokens_are_in_no_log() {
     let (server, nginx) = alone(&["--log-level", "trace"]);

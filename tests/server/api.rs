@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::support::{Answer, Client, Server, all, connect, eventually, post, read_to_end};
+use super::support::{Answer, Client, Server, all, connect, eventually, post, read_to_end, skip};
 
 const ID: &str = "018bcfe5-6800-7000-8000-000000000001";
 
@@ -335,7 +335,7 @@ fn curl_publishes_and_reads() {
     let server = Server::start(&["--max-message-bytes", "4MiB"]);
     let url = format!("http://127.0.0.1:{}/api/rooms/lobby/messages", server.port);
     let Some(first) = curl(&["-d", "{\"payload\":\"hello\"}", &url]) else {
-        return eprintln!("skipped: this needs curl");
+        return skip("this needs curl");
     };
     let first: Value = serde_json::from_str(&first).unwrap();
     assert_eq!(first["offset"], 1);

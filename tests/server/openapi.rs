@@ -95,8 +95,8 @@ impl Asked {
     fn ask(&mut self, server: &Server, path: &str, request: &str, status: u16) -> Answer {
         let mut socket = connect(server.port);
         socket.write_all(request.as_bytes()).unwrap();
-        let is_socket = status == 101;
-        let answer = match is_socket {
+        let goes_on = status == 101 || (status == 200 && path.ends_with("/events"));
+        let answer = match goes_on {
             true => Answer::read_head(&mut socket),
             false => Answer::read(&mut socket),
         };
@@ -194,6 +194,10 @@ fn of_one_that_is_well(asked: &mut Asked) {
     assert_eq!(who.json()["count"], 1);
     asked.ask(&server, members, &get("/api/rooms//members"), 400);
     asked.ask(&server, members, &get("/api/rooms/@u/members"), 403);
+    let events = "/api/rooms/{room}/events";
+    asked.ask(&server, events, &get("/api/rooms/a/events"), 200);
+    asked.ask(&server, events, &get("/api/rooms//events"), 400);
+    asked.ask(&server, events, &get("/api/rooms/@u/events"), 403);
     let kick = |user: &str| get(&format!("/api/users/{user}/connections")).replace("GET", "DELETE");
     let connections = "/api/users/{user_id}/connections";
     asked.ask(&server, connections, &kick("u"), 200);
@@ -221,6 +225,8 @@ fn of_one_that_is_full(asked: &mut Asked) {
     let _client = Client::new(&server);
     asked.ask(&server, "/ws", &upgrade_head("/ws"), 503);
     asked.ask(&server, "/ready", &get("/ready"), 503);
+    let events = "/api/rooms/{room}/events";
+    asked.ask(&server, events, &get("/api/rooms/a/events"), 503);
 }
 
 fn of_one_without_its_redis(asked: &mut Asked) {

@@ -127,10 +127,10 @@ impl Shard {
         self.post_publish(asker, publish);
     }
 
-    /// Whether the connection waits for what becomes of a publish over HTTP.
+    /// Whether the connection waits for what becomes of its request over HTTP.
     pub(in crate::shard) fn is_posting(&mut self, id: ConnId) -> bool {
         self.find_conn(id)
-            .is_some_and(|conn| conn.phase == Phase::Answering)
+            .is_some_and(|conn| matches!(conn.phase, Phase::Answering | Phase::Joining))
     }
 
     /// It is stored.

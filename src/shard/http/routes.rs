@@ -11,6 +11,8 @@ use crate::model::limits::{
 use crate::model::{Epoch, Name, RoomName, name_is_valid};
 use crate::net::deflate::Agreed;
 use crate::net::{Body, Head, HeadError, Response, response, target};
+use crate::protocol::command::Since;
+use crate::protocol::stream;
 use crate::shard::event::Opening;
 use crate::shard::{Page, Shard};
 
@@ -30,6 +32,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/api/rooms", GET),
     ("/api/rooms/{room}/messages", &["GET", "POST"]),
     ("/api/rooms/{room}/members", GET),
+    ("/api/rooms/{room}/events", GET),
     ("/api/users/{user_id}/connections", &["DELETE"]),
 ];
 
@@ -51,6 +54,8 @@ pub(super) enum Route {
     Publish(RoomName, Body, bool, Caller),
     /// Who is in a room.
     Members(RoomName),
+    /// A room as server-sent events, from a position on, and to whom.
+    Events(RoomName, Option<Since>, Caller),
     /// List rooms: prefix, cursor, limit, and which of them.
     Rooms(String, String, usize, Grants),
     /// All that is to be said.
@@ -80,6 +85,7 @@ enum Resource<'a> {
     Rooms,
     Messages(&'a str),
     Members(&'a str),
+    Events(&'a str),
     Connections(&'a str),
 }
 
@@ -97,6 +103,7 @@ impl<'a> Resource<'a> {
                 "/api/rooms" => Self::Rooms,
                 "/api/rooms/{room}/messages" => Self::Messages(argument),
                 "/api/rooms/{room}/members" => Self::Members(argument),
+                "/api/rooms/{room}/events" => Self::Events(argument),
                 "/api/users/{user_id}/connections" => Self::Connections(argument),
                 file => Self::File(file),
             };
@@ -169,6 +176,7 @@ impl Shard {
                 .readable(head, address, room)
                 .and_then(|room| Ok(Route::History(room, range(head).map_err(bad_request)?))),
             Resource::Members(room) => self.readable(head, address, room).map(Route::Members),
+            Resource::Events(room) => self.events_of(head, address, room, crowded),
             Resource::Connections(user) => self.kick_of(head, address, user),
             Resource::Socket | Resource::Echo => Err(bad_request("this is a WebSocket")),
         };
@@ -187,6 +195,28 @@ impl Shard {
         let caller = self.may(head, address, Action::Publish(&room))?;
         let expects = head.http11 && head.has_token("expect", "100-continue");
         Ok(Route::Publish(room, head.body, expects, caller))
+    }
+
+    fn events_of(
+        &self,
+        head: &Head<'_>,
+        address: IpAddr,
+        room: &str,
+        crowded: bool,
+    ) -> Result<Route, Response> {
+        let room = room_name(room)?;
+        let caller = self.may(head, address, Action::Read(&room))?;
+        let refuse = |code, why| response::error(503, code, why, &[("Retry-After", "1")]);
+        if crowded {
+            let why = "as many connections as this instance takes; try again later";
+            return Err(refuse("overloaded", why));
+        }
+        if self.draining {
+            let why = "this instance is draining; connect again";
+            return Err(refuse("unavailable", why));
+        }
+        let last = head.header("last-event-id").filter(|id| !id.is_empty());
+        Ok(Route::Events(room, last.map(stream::since), caller))
     }
 
     fn kick_of(&self, head: &Head<'_>, address: IpAddr, user: &str) -> Result<Route, Response> {
