@@ -16,6 +16,8 @@ mod api;
 mod browser;
 #[path = "server/churn.rs"]
 mod churn;
+#[path = "server/counters.rs"]
+mod counters;
 #[path = "server/crash.rs"]
 mod crash;
 #[path = "server/deflate.rs"]
@@ -56,12 +58,16 @@ mod profile;
 mod program;
 #[path = "server/protocol.rs"]
 mod protocol;
+#[path = "server/refusing.rs"]
+mod refusing;
 #[path = "server/resume.rs"]
 mod resume;
 #[path = "server/slow.rs"]
 mod slow;
 #[path = "server/stock.rs"]
 mod stock;
+#[path = "server/storm.rs"]
+mod storm;
 #[path = "server/support.rs"]
 mod support;
 #[path = "server/valgrind.rs"]
