@@ -6,6 +6,7 @@
 //! | `rooms` | what two instances do together when all is well |
 //! | `page` | tabs on several instances |
 //! | `away` | what one sees while Redis is away, and after |
+//! | `standstill` | an instance, and Redis, that stand still; counters of years |
 //! | `refusals` | a Redis that refuses: passwords, rights, replicas, no memory |
 //! | `names` | what stands in Redis, foreign writers, trimming, INSTANCE_ID |
 //! | `history` | the past in PostgreSQL and stream, joined |
@@ -51,6 +52,8 @@ mod redis;
 mod refusals;
 #[path = "cluster/rooms.rs"]
 mod rooms;
+#[path = "cluster/standstill.rs"]
+mod standstill;
 #[path = "server/support.rs"]
 #[allow(dead_code, reason = "the tests of one server use the rest of it")]
 mod support;

@@ -3,7 +3,8 @@
 #
 #   tests/run.sh [--all]
 #
-# Which faults that shows stands in target/reliability.md; with --all in docs/reliability.md.
+# What is printed is kept in target/tests.log. Which faults it shows stands in
+# target/reliability.md; with --all in docs/reliability.md.
 # Needs cargo (rustup then brings the toolchain that rust-toolchain.toml names); what else is
 # missing is installed where it can be. Ends with `N passed, N failed`; exits 1 if anything failed.
 set -uo pipefail
@@ -186,10 +187,13 @@ fi
 
 # --- The sum ---------------------------------------------------------------------------------
 
+# What all of them printed: tests/reliability.py takes results from it.
+output=${CARGO_TARGET_DIR:-target}/tests.log
+cp "$log.all" "$output"
 if [ "$all" = 1 ]; then
-  python3 tests/reliability.py --fresh "$log.all"
+  python3 tests/reliability.py --fresh "$output"
 else
-  python3 tests/reliability.py --fresh --to "${CARGO_TARGET_DIR:-target}/reliability.md" "$log.all"
+  python3 tests/reliability.py --fresh --to "${CARGO_TARGET_DIR:-target}/reliability.md" "$output"
 fi
 
 awk -v broken="$broken" '

@@ -18,6 +18,8 @@ mod api;
 mod browser;
 #[path = "server/churn.rs"]
 mod churn;
+#[path = "server/counters.rs"]
+mod counters;
 #[path = "server/crash.rs"]
 mod crash;
 #[path = "server/crowd.rs"]
@@ -68,12 +70,16 @@ mod program;
 mod protocol;
 #[path = "server/rates.rs"]
 mod rates;
+#[path = "server/refusing.rs"]
+mod refusing;
 #[path = "server/resume.rs"]
 mod resume;
 #[path = "server/slow.rs"]
 mod slow;
 #[path = "server/stock.rs"]
 mod stock;
+#[path = "server/storm.rs"]
+mod storm;
 #[path = "server/support.rs"]
 mod support;
 #[path = "server/tls.rs"]

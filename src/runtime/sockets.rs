@@ -192,3 +192,6 @@ fn borrow(descriptor: RawFd, _stream: &TcpStream) -> BorrowedFd<'_> {
     // Both callers take it from that stream. Held by every test that opens a connection.
     unsafe { BorrowedFd::borrow_raw(descriptor) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,6 +126,8 @@ fn signals_cross_and_are_not_stored() {
     assert_eq!(redis.stream_len(), 1);
 }
 
+/// FAULTS F1: who is on an instance that is killed (stopped, in the quick set) has left within
+/// 20 s.
 #[test]
 fn presence_is_of_all_instances() {
     let redis = Redis::start(&[]);
@@ -286,6 +288,7 @@ fn many_come_back_to_an_instance_that_has_just_begun() {
     assert_eq!(b.metric("gaps_told_total"), 0);
 }
 
+/// FAULTS E19: one entry of the stream, one message for each member, the same ack each time.
 #[test]
 fn one_publish_sent_ten_times_over_two_instances_is_one_message() {
     let redis = Redis::start(&[]);
@@ -322,6 +325,8 @@ fn one_publish_sent_ten_times_over_two_instances_is_one_message() {
 }
 
 /// A lost last envelope is noticed although nothing comes behind it.
+///
+/// FAULTS D5: a last envelope that is lost is noticed though nothing comes behind it.
 #[test]
 fn a_message_whose_envelope_was_lost_is_delivered_all_the_same() {
     let redis = Redis::start(&[]);

@@ -1,6 +1,6 @@
 //! Being asked to end: all are told, what was taken is answered, and the process ends with 0.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::support::{Answer, Client, Server, all, connect, eventually, ringcast, upgrade_head};
+use super::support::{
+    Answer, Client, Server, all, command, connect, eventually, ringcast, upgrade_head,
+};
 
 /// Enough connections for a drain to take much of its window: few take their share of it only.
 const MANY: usize = 120;
 
+/// FAULTS F2: told, closed with 1001 over the window, ended with 0.
 #[test]
 fn all_are_told_within_the_window_and_it_ends_with_0() {
     let mut server = Server::start(&["--drain-window", "1500ms"]);
@@ -54,6 +57,7 @@ fn all_are_told_within_the_window_and_it_ends_with_0() {
     assert!(!server.dir.path().join("drain.sock").exists());
 }
 
+/// FAULTS F2: SIGTERM and SIGINT with nobody there.
 #[test]
 fn nobody_there_and_it_ends_at_once() {
     for signal in [Signal::TERM, Signal::INT] {
@@ -81,6 +85,7 @@ fn few_are_not_kept_waiting() {
     assert!(began.elapsed() < Duration::from_secs(3));
 }
 
+/// FAULTS F2: SIGTERM twice ends it at once; SIGHUP does not.
 #[test]
 fn a_second_signal_ends_it_at_once_and_sighup_never() {
     let mut server = Server::start(&["--drain-window", "60s"]);
@@ -103,6 +108,49 @@ fn a_second_signal_ends_it_at_once_and_sighup_never() {
     assert!(began.elapsed() < Duration::from_secs(2));
 }
 
+/// A process that is ended with this.
+struct Ends(std::process::Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// FAULTS F2: SIGPIPE ends nothing, nor does it that nobody reads the log any more.
+#[test]
+fn who_reads_the_log_may_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path(), &["--log-level", "debug"]);
+    let mut server = Ends(command.spawn().unwrap());
+    let mut log = BufReader::new(server.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("serving address=") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it does not serve");
+    }
+    let address = line.split_once("address=").unwrap().1;
+    let address: std::net::SocketAddr = address.split(' ').next().unwrap().parse().unwrap();
+    drop(log);
+    let pid = rustix::process::Pid::from_raw(server.0.id() as i32).unwrap();
+    let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
+    for n in 1..=20 {
+        // Each is a line of the log.
+        let mut client = Client::over(connect(address.port()), "/ws");
+        client.join("a");
+        signal(if n % 2 == 0 {
+            Signal::PIPE
+        } else {
+            Signal::HUP
+        });
+        assert_eq!(client.publish("a", json!(n)), n);
+    }
+    signal(Signal::TERM);
+    let status = eventually("its end", || server.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+}
+
 #[test]
 fn by_command() {
     let mut server = Server::start(&[]);
@@ -120,6 +168,9 @@ fn by_command() {
 }
 
 /// Who connects while it drains is served and told, refused, or reset: nobody hangs.
+///
+/// FAULTS G6: 4 times (100 times), with 4 that connect as fast as they can: none hangs, and it ends
+/// with 0.
 #[test]
 fn connecting_while_it_drains() {
     let rounds = if all() { 100 } else { 4 };
@@ -154,6 +205,8 @@ fn connect_until_refused(port: u16) {
 }
 
 /// Publishing goes on into the drain: what was acked is there afterwards, where it was said.
+///
+/// FAULTS F2: publishing goes on into the drain: what was acked is stored.
 #[test]
 fn what_was_acked_is_kept() {
     let rounds = if all() { 20 } else { 3 };

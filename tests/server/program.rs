@@ -1,12 +1,13 @@
 //! Starting, and being refused to start; asking from outside.
 
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::support::{Client, Server, command, eventually, ringcast};
+use super::support::{Client, Server, all, command, eventually, ringcast, skip};
 
 /// Serves in vain: it must end by itself with `code`, and say why in a line or more.
 fn refused(flags: &[&str], code: i32) -> String {
@@ -60,6 +61,93 @@ fn it_is_said_to_serve_when_every_shard_does() {
     }
 }
 
+/// The line that says why, of all that was said before the end; and it ends in time.
+fn one_line(mut command: Command) -> String {
+    let began = Instant::now();
+    let mut child = command.spawn().unwrap();
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        eventually("its end", || child.try_wait().unwrap())
+    }));
+    let took = began.elapsed();
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!ended.unwrap().success(), "{said}");
+    // By itself it takes some 50 ms; other tests are in the way.
+    let longest = Duration::from_secs(if all() { 2 } else { 10 });
+    assert!(took < longest, "{took:?}: {said}");
+    let mut lines = said.lines().filter(|line| !line.contains("WARN"));
+    let line = lines.next().unwrap_or_default().to_owned();
+    assert_eq!(lines.next(), None, "{said}");
+    line
+}
+
+/// FAULTS F11: missing, senseless, out of range, a port and an address that can't be had, files
+/// that are not there: one line that names it, within 2 s (10 s in the quick set), no secret.
+#[test]
+fn what_it_can_not_start_with_is_one_line() {
+    let server = Server::start(&[]);
+    let port = server.port.to_string();
+    let secret = "redis://:hunter2@127.0.0.1:99999";
+    for (flags, word) in [
+        (&["--port", "http"][..], "--port"),
+        (&["--port", "70000"], "--port"),
+        (&["--port", &port], &port),
+        (&["--bind", "192.0.2.1"], "192.0.2.1"),
+        (&["--bind", "here"], "--bind"),
+        (&["--store", "floppy"], "--store"),
+        (&["--max-message-bytes", "much"], "--max-message-bytes"),
+        (&["--ring-entries", "0"], "--ring-entries"),
+        (&["--drain-window", "-1s"], "--drain-window"),
+        (&["--redis-url", secret], "--redis-url"),
+        (&["--instance-id", ""], "--instance-id"),
+        (&["--no-such-setting", "1"], "--no-such-setting"),
+        (&["--data-dir", "/dev/null/x"], "/dev/null/x"),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let mut plain = command(dir.path(), &[]);
+        if ["--port", "--instance-id", "--data-dir", "--ring-entries"].contains(&flags[0]) {
+            // They are given already, and once only.
+            plain = ringcast(&["serve"]);
+            if flags[0] != "--data-dir" {
+                plain.arg("--data-dir").arg(dir.path());
+            }
+            plain.stdout(Stdio::null()).stderr(Stdio::piped());
+        }
+        plain.args(flags);
+        let line = one_line(plain);
+        assert!(line.contains(word), "{flags:?}: {line}");
+        assert!(!line.contains("hunter2"), "{line}");
+    }
+}
+
+/// FAULTS F11: no permission for its directory, by somebody who has no rights.
+#[test]
+fn a_directory_of_somebody_else() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("to become somebody else needs root");
+    }
+    let as_nobody = |words: &Command| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(words.get_program()).args(words.get_args());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    };
+    let reaches = as_nobody(&ringcast(&["--version"])).output();
+    if !reaches.is_ok_and(|output| output.status.success()) {
+        return skip("this needs setpriv, and a program that anybody may start");
+    }
+    let dir = TempDir::new().unwrap();
+    let line = one_line(as_nobody(&command(dir.path(), &[])));
+    assert!(line.contains(dir.path().to_str().unwrap()), "{line}");
+    assert!(line.to_lowercase().contains("permission"), "{line}");
+}
+
+/// FAULTS F11: the port is taken: one line with it, and no connection is taken away.
 #[test]
 fn a_port_that_is_taken() {
     let server = Server::start(&[]);
@@ -73,6 +161,7 @@ fn a_port_that_is_taken() {
     }
 }
 
+/// FAULTS F11: a directory that another instance has.
 #[test]
 fn a_directory_that_is_in_use() {
     let server = Server::start(&[]);
@@ -85,6 +174,7 @@ fn a_directory_that_is_in_use() {
     assert_eq!(output.status.code(), Some(0));
 }
 
+/// FAULTS F11: a directory that can not be written.
 #[test]
 fn a_directory_that_can_not_be_written() {
     let dir = TempDir::new().unwrap();
@@ -97,6 +187,7 @@ fn a_directory_that_can_not_be_written() {
     }
 }
 
+/// FAULTS F11: a database that is damaged.
 #[test]
 fn a_database_that_is_none() {
     let dir = Arc::new(TempDir::new().unwrap());
@@ -114,6 +205,7 @@ fn a_database_that_is_none() {
     assert!(said.contains("damaged"), "{said}");
 }
 
+/// FAULTS F11: senseless and out of range: the setting is named.
 #[test]
 fn settings_that_are_bad() {
     for (flags, word) in [
@@ -134,6 +226,7 @@ fn settings_that_are_bad() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+/// FAULTS G10: storing and delivering on io_uring and on epoll.
 #[test]
 fn each_driver_does_the_same() {
     let auto = Server::start(&[]).get("/health").json()["driver"].clone();

@@ -116,6 +116,14 @@ fn a_batch_of_nothing_but_poison() {
     writer.add(&ours("r", 1, "1"));
     writer.flush();
     let worker = start("w", &redis, &postgres, &["--batch-size", "10000"]);
+    // There is patience for each step: each takes PostgreSQL two questions.
+    let mut before = 0;
+    while before < count {
+        before = eventually(&format!("{count} dead, more than {before}"), || {
+            let now = dead_len(&redis);
+            (now > before).then_some(now)
+        });
+    }
     await_rows(&postgres, 1);
     await_none_pending(&redis);
     assert_eq!(dead_len(&redis), count);
