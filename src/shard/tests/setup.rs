@@ -100,7 +100,7 @@ impl Setup {
             addresses: false,
         };
         // Not drawn: seeds stay what they were.
-        setup.addresses = setup.clients % 2 == 0;
+        setup.addresses = setup.clients.is_multiple_of(2);
         if rng.u32(..40) == 0 {
             setup.burst = 1_400;
             setup.clients = 2;
