@@ -37,11 +37,6 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// Whether there is anything that could count.
-    pub(super) fn has_any(&self) -> bool {
-        self.bearer.is_some()
-    }
-
     fn credential(&self) -> Credential<'_> {
         Credential {
             bearer: self.bearer,
