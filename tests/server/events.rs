@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::browser::Browser;
 use super::support::{Answer, Client, Server, connect, connect_narrow, eventually, skip, talking};
+use super::tokens::Issuer;
 
 /// One event: its name, id and data.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -229,6 +230,46 @@ fn a_silent_stream_has_a_heartbeat_and_ends_when_its_user_is_kicked() {
     assert_eq!(stream.try_next(), None);
     server.await_metric("members", 0);
     server.await_metric("connections", 1);
+}
+
+/// FAULTS H1, H2: with tokens a stream is of the token's user, of rooms that its claims allow, and
+/// ends with it.
+#[test]
+fn a_stream_is_its_tokens_users_and_ends_with_it() {
+    const SECRET: &str = "a secret of the tests, thirty-two bytes long";
+    let server = Server::start(&["--store", "memory", "--jwt-secret", SECRET]);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = since.unwrap().as_secs();
+    let token = |user: &str, ends: u64| {
+        let claims = json!({"sub": user, "exp": ends, "join": ["a"]});
+        Issuer::secret(SECRET).token(&claims)
+    };
+    let lasting = token("bob", now + 600);
+    let ask = |path: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        server.http(head.as_bytes()).status
+    };
+    assert_eq!(ask("/api/rooms/a/events"), 401);
+    assert_eq!(ask(&format!("/api/rooms/b/events?token={lasting}")), 403);
+    assert_eq!(
+        ask(&format!("/api/rooms/%40ann/events?token={lasting}")),
+        403
+    );
+
+    let ending = token("ann", now + 3);
+    let mut own = Stream::open(
+        &server,
+        "%40ann",
+        &format!("Authorization: Bearer {ending}\r\n"),
+    );
+    let mut stream = Stream::open(&server, "a", &format!("Authorization: Bearer {ending}\r\n"));
+    let members = format!("/api/rooms/a/members?token={lasting}");
+    let head = format!("GET {members} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let members = server.http(head.as_bytes()).json();
+    assert_eq!(members["members"][0]["user_id"], "ann");
+    assert_eq!(stream.try_next(), None);
+    assert_eq!(own.try_next(), None);
+    server.await_metric("closes_total{code=\"4001\"", 2);
 }
 
 #[test]

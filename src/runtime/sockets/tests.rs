@@ -67,6 +67,7 @@ async fn race(enough: u64) {
             }
             Received::Nothing => {}
             Received::Ended => break,
+            Received::Broken(why) => panic!("{why}"),
         }
     }
     assert_eq!(read, sender.join().unwrap());
