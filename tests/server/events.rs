@@ -107,7 +107,7 @@ impl Stream {
 /// from the room log and from the store.
 #[test]
 fn a_room_as_events_and_its_past_by_the_last_id() {
-    for flags in [&[][..], &["--room-log-bytes", "64KiB"]] {
+    for flags in [&[][..], &["--room-log-bytes", "1MiB"]] {
         let server = Server::start(flags);
         let mut clients = [0, 1].map(|shard| Client::on_shard(&server, shard));
         let epoch = clients[0].join("a b")["epoch"].clone();
@@ -126,7 +126,7 @@ fn a_room_as_events_and_its_past_by_the_last_id() {
         let id = streams[0].id.clone();
         drop(streams);
         server.await_metric("members", 1);
-        clients[1].publish_all("a b", 0..2_000, |n| json!({"n": n, "x": "y".repeat(50)}));
+        clients[1].publish_all("a b", 0..2_000, |n| json!({"n": n, "x": "y".repeat(600)}));
         let missed = clients[0].messages("a b", 22, 2_021);
         for _ in 0..3 {
             let mut back = Stream::open(&server, "a%20b", &format!("Last-Event-ID: {id}\r\n"));
@@ -172,7 +172,7 @@ fn what_cannot_be_resumed_is_told_by_reset() {
 #[test]
 fn a_slow_reader_is_told_or_closed() {
     for (mode, is_closed) in [("gap", false), ("disconnect", true)] {
-        let server = Server::start(&["--slow-consumer", mode, "--room-log-bytes", "256KiB"]);
+        let server = Server::start(&["--slow-consumer", mode, "--room-log-bytes", "1MiB"]);
         let mut stream = Stream::over(connect_narrow(server.port), "a", "");
         let mut client = Client::new(&server);
         client.join("a");
@@ -289,7 +289,7 @@ fn a_drain_ends_streams_between_events() {
 
 #[test]
 fn what_is_no_stream_is_answered_like_any_other() {
-    let server = Server::start(&["--max-connections", "2", "--max-rooms", "2"]);
+    let server = Server::start(&["--max-connections", "2"]);
     let ask = |path: &str| server.get(path);
     assert_eq!(ask("/api/rooms//events").status, 400);
     assert_eq!(ask("/api/rooms/@u/events").status, 403);
