@@ -9,7 +9,6 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +17,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tungstenite::{Message, WebSocket};
+
+#[path = "talking.rs"]
+mod talking;
+#[allow(unused_imports, reason = "not the tests of every target use both")]
+pub(crate) use talking::{talking, talking_each};
 
 /// How long anything may take that a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,46 +62,6 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
         // Only so that asking does not take the core from who is asked.
         thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Publishes to `room` as long as `work` takes, one message after the other, and reads each back
-/// there.
-pub(crate) fn talking<T>(server: &Server, room: &str, bytes: usize, work: impl FnOnce() -> T) -> T {
-    talking_each(Duration::ZERO, server, room, bytes, work)
-}
-
-/// The same with a pause behind each message.
-pub(crate) fn talking_each<T>(
-    pause: Duration,
-    server: &Server,
-    room: &str,
-    bytes: usize,
-    work: impl FnOnce() -> T,
-) -> T {
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let stopped = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut client = Client::new(server);
-            let mut offset = client.join(room)["offset"].as_u64().unwrap();
-            while !stopped.load(Ordering::Relaxed) {
-                offset += 1;
-                assert_eq!(client.publish(room, json!("x".repeat(bytes))), offset);
-                client.messages(room, offset, offset);
-                if !pause.is_zero() {
-                    thread::sleep(pause);
-                }
-            }
-        });
-        // Also when the work fails: else the scope would wait for ever.
-        let _stop = Stop(&stopped);
-        work()
-    })
 }
 
 /// A running server.
