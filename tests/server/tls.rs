@@ -479,7 +479,7 @@ fn who_does_not_trust_us_goes() {
 fn shown(sealed: &Sealed) -> CertificateDer<'static> {
     let mut stream = sealed.over(connect(sealed.server.port));
     stream
-        .write_all(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
+        .write_all(b"GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         .unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
     stream.conn.peer_certificates().unwrap()[0]
