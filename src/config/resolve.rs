@@ -119,7 +119,7 @@ impl Config {
             let line = "--trusted-proxies: everybody may say who it is";
             config.warnings.push(line.into());
         }
-        if mode == Mode::Serve {
+        if !matches!(mode, Mode::Work | Mode::Migrate | Mode::Dead(_)) {
             config.warnings.extend(openness(&config));
         }
 
