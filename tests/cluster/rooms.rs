@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::instances::{pair, start};
+use super::instances::{begin, health, pair, start};
 use super::redis::Redis;
 use super::support::{Client, Server, all, eventually};
 use super::tokens::Issuer;
@@ -410,7 +410,14 @@ fn a_user_with_tokens_is_one_on_all_instances() {
     let secret = "a secret of the tests, thirty-two bytes long";
     let redis = Redis::start(&[]);
     let flags = ["--jwt-secret", secret, "--api-key", "old-key,new-key"];
-    let [a, b] = pair(&redis, &flags);
+    // The usual wait for an instance is a client's without a token.
+    let address = format!("127.0.0.1:{}", redis.port);
+    let [a, b] = ["a", "b"].map(|id| begin(id, &address, &flags));
+    for server in [&a, &b] {
+        eventually("Redis is there", || {
+            (health(server)["redis"] == "up").then_some(())
+        });
+    }
     let until = std::time::SystemTime::now() + Duration::from_secs(600);
     let until = until
         .duration_since(std::time::UNIX_EPOCH)
