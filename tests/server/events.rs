@@ -186,8 +186,8 @@ fn a_slow_reader_is_told_or_closed() {
         let mut client = Client::new(&server);
         client.join("a");
         let mut sent = 0;
-        // Until it has fallen off the log, beyond what the sockets hold. That it has is noticed when
-        // its socket takes bytes again, unless such are closed.
+        // Until it has fallen off the log, beyond what the sockets hold. That is noticed when its
+        // socket takes bytes again, unless such are closed.
         eventually("the stream to be too slow", || {
             client.publish_all("a", 0..200, |_| json!("x".repeat(4_000)));
             sent += 200;
