@@ -9,7 +9,7 @@ use super::metrics::{Histogram, Kind, Labels, Page, Value};
 use crate::backplane::Report;
 use crate::model::Latency;
 
-/// The upper bounds of the latencies' buckets, in seconds: [`LATENCY_BOUNDS_US`].
+/// The upper bounds of the latencies' buckets, in seconds: those of [`Latency`].
 pub const DELIVERY_BOUNDS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0,
