@@ -30,14 +30,30 @@ if had[3] and had[3] ~= partitions then
   return {err = 'PARTITIONS ' .. had[3]}
 end
 
--- Whether the entry is gone though older ones are there: trimming takes the oldest first.
+local function fields(found)
+  local value = {}
+  for i = 1, #found[2], 2 do value[found[2][i]] = found[2][i + 1] end
+  return value
+end
+
+-- Whether the entry is gone though older ones are there: trimming takes the oldest first. If it is
+-- older than all there is, trimming may have taken it, or all was lost and others have gone on
+-- since: then numbers that were given already are there again.
 local function entry_is_lost()
   if known_entry == '' then return false end
   local found = redis.call('XREVRANGE', stream, known_entry, '-', 'COUNT', '1')[1]
-  if not found then return false end
+  if not found then
+    -- Entries of somebody else's have no number: behind how many is looked.
+    for _, first in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', '100')) do
+      local value = fields(first)
+      if value.epoch then
+        return value.epoch == known_epoch and tonumber(value.seq) <= known_seq
+      end
+    end
+    return false
+  end
   if found[1] ~= known_entry then return true end
-  local value = {}
-  for i = 1, #found[2], 2 do value[found[2][i]] = found[2][i + 1] end
+  local value = fields(found)
   -- One of somebody else's has none: where it is there, nothing before it is lost.
   if not value.epoch then return false end
   return value.epoch ~= known_epoch or tonumber(value.seq) ~= known_seq

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::data::Value;
-use super::streams::{Keep, LAST};
+use super::streams::{Fields, Keep, LAST};
 use super::wire::Reply;
 use super::{Context, Kind};
 use crate::backplane::redis::script::Script;
@@ -416,14 +416,18 @@ fn hello(context: &mut Context<'_>, keys: &[Bytes], args: &[Bytes]) -> Result<Re
         else {
             return false;
         };
-        let found = entries.and_then(|entries| entries.range(..=known).next_back());
-        found.is_some_and(|(id, fields)| {
+        let place = |fields: &Fields| {
             let field = |name: &str| fields.iter().find(|(is, _)| is == name).map(|(_, v)| v);
             let seq = field("seq").and_then(|seq| count(Some(seq)).ok());
-            let is_other =
-                field("epoch").is_some_and(|it| it != known_epoch) || seq != Some(known_seq);
-            *id != known || (field("epoch").is_some() && is_other)
-        })
+            field("epoch").map(|epoch| (epoch == known_epoch, seq))
+        };
+        let Some(entries) = entries else { return false };
+        let Some((id, fields)) = entries.range(..=known).next_back() else {
+            let first = entries.values().take(100).find_map(place);
+            return first.is_some_and(|(is_known, seq)| is_known && seq <= Some(known_seq));
+        };
+        let is_it = place(fields).is_none_or(|place| place == (true, Some(known_seq)));
+        *id != known || !is_it
     };
     let is_lost = match &had[0] {
         Some(epoch) if epoch == known_epoch => {

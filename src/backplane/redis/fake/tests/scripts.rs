@@ -190,6 +190,36 @@ fn a_new_epoch_drops_all_offsets_and_no_producer() {
     assert_eq!(names.len(), 3 + 3000);
 }
 
+/// What is known may be older than all there is: trimmed, if the numbers go on behind it; lost, if
+/// its number was given anew to somebody who came back to an empty stream before (a run of the
+/// simulator lost an acked message by it, and nobody was told).
+#[test]
+fn a_stream_that_was_lost_whole_and_goes_on_is_no_trimmed_one() {
+    let server = RealRedis::start();
+    let mut redis = server.connect();
+    let sha = load(&mut redis, Script::Hello);
+    for (entries, made) in [
+        (&["7-0 epoch a seq 3", "8-0 epoch a seq 4"][..], "0"),
+        (&["7-0 epoch a seq 2", "8-0 epoch a seq 4"], "1"),
+        (&["7-0 epoch a seq 1", "8-0 epoch a seq 4"], "1"),
+        (&["7-0 payload 1", "8-0 epoch a seq 1"], "1"),
+        (&["7-0 payload 1", "8-0 epoch a seq 3"], "0"),
+        (&["7-0 payload 1"], "0"),
+        (&["7-0 epoch 9 seq 1", "8-0 epoch a seq 4"], "0"),
+        (&["5-0 epoch a seq 2", "8-0 epoch a seq 4"], "0"),
+        (&["4-0 epoch a seq 1", "8-0 epoch a seq 4"], "1"),
+    ] {
+        ask(&mut redis, "DEL g:state g:stream");
+        ask(&mut redis, "HSET g:state epoch a seq 4 partitions 1");
+        for entry in entries {
+            ask(&mut redis, &format!("XADD g:stream {entry}"));
+        }
+        let hello = format!("EVALSHA {sha} 2 g:state g:stream b 1 a 2 5-0 r 0");
+        let reply = list(ask(&mut redis, &hello));
+        assert_eq!(reply[4], Parsed::Line(':', made.into()), "{entries:?}");
+    }
+}
+
 #[test]
 fn producers_that_are_too_many_or_silent_are_forgotten() {
     let server = RealRedis::start();
