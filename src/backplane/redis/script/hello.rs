@@ -13,7 +13,7 @@ pub struct Hello<'a> {
     pub candidate: Epoch,
     /// How many partitions there are.
     pub partitions: u16,
-    /// The last place known. Its `entry` is looked for unless `seq` is 0.
+    /// The last place known. Its `entry` is looked for unless `seq` is 0 or it is 0-0, unknown.
     pub known: Option<Place>,
     /// An offset that the room is said to have reached in the known epoch. One above the room's
     /// newest means that a tail was lost, and a new epoch begins: so it must be worth belief.
@@ -57,11 +57,9 @@ impl Hello<'_> {
         match self.known {
             Some(Place { epoch, seq, entry }) => {
                 command.arg(epoch.as_str().as_bytes()).number(seq);
-                let entry = if seq == 0 {
-                    String::new()
-                } else {
-                    entry.to_string()
-                };
+                // Of what was only heard of, the number is known and the entry is not.
+                let is_known = seq > 0 && entry != EntryId::default();
+                let entry = is_known.then(|| entry.to_string()).unwrap_or_default();
                 command.arg(entry.as_bytes());
             }
             None => {
@@ -146,6 +144,14 @@ mod tests {
             ..hello
         };
         check(none_yet, "$1 3 $20 00000000000100000000 $1 0 $0  $0  $1 0");
+        let heard_of = Hello {
+            known: Some(Place {
+                entry: EntryId::default(),
+                ..place
+            }),
+            ..hello
+        };
+        check(heard_of, "$1 3 $20 00000000000100000000 $1 7 $0  $0  $1 0");
     }
 
     #[test]
