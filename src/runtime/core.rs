@@ -227,10 +227,9 @@ impl Core {
             Received::Nothing => Read::Again,
             Received::Ended => self.end(index, serial),
             Received::Broken(why) => {
-                let slot = self.sockets.get(index, serial);
-                let peer = slot.and_then(|slot| slot.stream.peer_addr().ok());
-                let now_ms = self.clock.now().ms;
-                self.lines.refused(now_ms, peer.map(|peer| peer.ip()), &why);
+                // The socket knows its peer no more, if that is gone.
+                let (now_ms, address) = (self.clock.now().ms, self.shard.address(index));
+                self.lines.refused(now_ms, address, &why);
                 self.end(index, serial)
             }
         }

@@ -44,6 +44,7 @@ mod replies;
 mod tests;
 mod tick;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
@@ -219,6 +220,11 @@ impl Shard {
     /// Whether to sweep before any more mail is taken.
     pub fn is_pressed(&self) -> bool {
         self.hub.is_pressed()
+    }
+
+    /// The address of a connection: its client's, or that of the proxy before it.
+    pub fn address(&self, index: ConnIndex) -> Option<IpAddr> {
+        self.conn(index).map(|conn| conn.address)
     }
 
     /// Whether the connection wants to be read.

@@ -58,8 +58,11 @@ impl Hello<'_> {
             Some(Place { epoch, seq, entry }) => {
                 command.arg(epoch.as_str().as_bytes()).number(seq);
                 // Of what was only heard of, the number is known and the entry is not.
-                let is_known = seq > 0 && entry != EntryId::default();
-                let entry = is_known.then(|| entry.to_string()).unwrap_or_default();
+                let entry = if seq == 0 || entry == EntryId::default() {
+                    String::new()
+                } else {
+                    entry.to_string()
+                };
                 command.arg(entry.as_bytes());
             }
             None => {
