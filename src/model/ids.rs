@@ -14,7 +14,14 @@ pub type Name = CompactString;
 
 /// Whether `text` may be a user id or a display name.
 pub fn name_is_valid(text: &str) -> bool {
-    !text.is_empty() && text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control)
+    !text.is_empty() && text.len() <= NAME_BYTES_MAX && !has_control(text)
+}
+
+/// Whether a control character is in `text`.
+fn has_control(text: &str) -> bool {
+    // No early end: a loop without one is done sixteen bytes at a time.
+    let is_odd = |any, byte: u8| any | !(0x20..0x7f).contains(&byte);
+    text.bytes().fold(false, is_odd) && text.chars().any(char::is_control)
 }
 
 /// One connection's id: 16 characters of `A–Z a–z 0–9 - _` (PROTOCOL 3), 96 random bits.
@@ -71,7 +78,7 @@ impl RoomName {
             Err(RoomNameError::Empty)
         } else if text.len() > ROOM_NAME_BYTES_MAX {
             Err(RoomNameError::TooLong)
-        } else if text.chars().any(char::is_control) {
+        } else if has_control(text) {
             Err(RoomNameError::Control)
         } else {
             Ok(())

@@ -329,6 +329,8 @@ pub fn pong(out: &mut Vec<u8>, reference: Option<&str>) {
 }
 
 fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    // Nearly all are shorter: one growth of the buffer, and not one for each part.
+    out.reserve(128);
     let mark = begin_text(out);
     write(out);
     end_text(out, mark);

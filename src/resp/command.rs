@@ -59,15 +59,20 @@ impl Drop for Command<'_> {
 const DIGITS_MAX: usize = 20;
 
 fn push_length(out: &mut Vec<u8>, kind: u8, length: u64) {
-    // The kind, the digits and CRLF with one growth of the buffer.
-    let mut head = [0; DIGITS_MAX + 3];
+    // Nearly all are this short.
+    if length < 100 {
+        let digits = [b'0' + (length / 10) as u8, b'0' + (length % 10) as u8];
+        match digits {
+            [b'0', digit] => out.extend_from_slice(&[kind, digit, b'\r', b'\n']),
+            [ten, digit] => out.extend_from_slice(&[kind, ten, digit, b'\r', b'\n']),
+        }
+        return;
+    }
     let mut digits = [0; DIGITS_MAX];
     let start = write_digits(&mut digits, length);
-    let digits = &digits[start..];
-    head[0] = kind;
-    head[1..=digits.len()].copy_from_slice(digits);
-    head[digits.len() + 1..digits.len() + 3].copy_from_slice(b"\r\n");
-    out.extend_from_slice(&head[..digits.len() + 3]);
+    out.push(kind);
+    out.extend_from_slice(&digits[start..]);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes `number` to the end of `digits`; returns where it starts.

@@ -99,6 +99,11 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
+    /// Whether nothing of the frame at the head of the buffer was looked at.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.at == 0 && self.owed.is_empty()
+    }
+
     /// The first frame of `bytes`, which is taken out of it; `None`: it is not whole yet. Call it
     /// again with the same bytes and more.
     pub(super) fn next(&mut self, bytes: &mut BytesMut) -> Result<Option<Frame>, WireError> {
@@ -131,7 +136,7 @@ impl Gauge {
 
     /// Goes on to the end of the frame; whether it was reached.
     fn walk(&mut self, bytes: &mut [u8]) -> Result<bool, WireError> {
-        if self.at == 0 && self.owed.is_empty() {
+        if self.is_fresh() {
             self.owed.push(1);
         }
         while !self.owed.is_empty() {

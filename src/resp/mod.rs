@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `command` | commands, written straight into the buffer that is sent |
 //! | `frame` | the bytes of a connection -> [`Value`]s |
+//! | `message` | what a channel brings, taken apart in one look |
 //! | `plain` | frames of the kinds that nearly all are made of |
 //! | `value` | a reply, whichever RESP it came by |
 //! | `refusal` | what an error of Redis means, and what mends it |
@@ -20,6 +21,7 @@
 mod address;
 mod command;
 mod frame;
+mod message;
 mod plain;
 mod refusal;
 mod session;

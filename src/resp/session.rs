@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::command::{Command, push_command};
 use super::frame::{Frame, Gauge, WireError};
+use super::message;
 use super::refusal::{Cause, Refusal};
 use super::value::Value;
 
@@ -185,6 +186,17 @@ impl Session {
             bytes.clear();
         }
         while self.phase != Phase::Refused {
+            if self.buffer.is_empty() {
+                return Ok(());
+            }
+            if self.phase == Phase::Ready
+                && (self.resp3 || self.kind == Kind::Subscriber)
+                && self.gauge.is_fresh()
+                && let Some((channel, payload)) = message::take(&mut self.buffer, self.resp3)
+            {
+                inputs.push(Input::Message { channel, payload });
+                continue;
+            }
             match self.gauge.next(&mut self.buffer) {
                 Ok(Some(frame)) => self.on_frame(frame, out, inputs),
                 Ok(None) => return Ok(()),

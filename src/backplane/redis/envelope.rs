@@ -22,7 +22,9 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use self::texts::{TIME_BYTES, depth, entry_of, id_of, leading_number, time_of, whole_number};
+use self::texts::{
+    TIME_BYTES, depth, entry_of, id_of, leading_number, split_at_byte, time_of, whole_number,
+};
 use super::{Encode, Item, Place};
 use crate::model::limits::{ENVELOPE_BYTES_MAX, JSON_DEPTH_MAX, METADATA_BYTES_MAX};
 use crate::model::{
@@ -31,13 +33,13 @@ use crate::model::{
 
 /// What stands on the channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envelope {
+pub struct Envelope<'a> {
     /// Who wrote it.
     pub instance_id: Name,
     /// Where it stands; a signal and what foreign writers send have no place.
     pub place: Option<Place>,
     /// The frame for clients: JSON text.
-    pub payload: Bytes,
+    pub payload: &'a str,
 }
 
 /// Why something on the channel is no envelope: count it and go on. If it was one of ours, it is
@@ -120,27 +122,27 @@ pub enum EntryError {
 ///
 /// # Errors
 /// See [`EnvelopeError`].
-pub fn parse(bytes: &Bytes) -> Result<Envelope, EnvelopeError> {
+pub fn parse(bytes: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     if bytes.len() > ENVELOPE_BYTES_MAX {
         return Err(EnvelopeError::TooLong);
     }
     let text = simdutf8::basic::from_utf8(bytes).map_err(|_| EnvelopeError::Malformed)?;
-    match parse_own(bytes, text) {
+    match parse_own(text) {
         Some(envelope) => Ok(envelope),
-        None => parse_any(bytes, text),
+        None => parse_any(text),
     }
 }
 
 /// Reads what the script wrote; `None`: it did not write this.
-fn parse_own(bytes: &Bytes, text: &str) -> Option<Envelope> {
+fn parse_own(text: &str) -> Option<Envelope<'_>> {
     let rest = text.strip_prefix(r#"{"instance_id":""#)?;
-    let (instance_id, rest) = rest.split_once('"')?;
+    let (instance_id, rest) = split_at_byte(rest, b'"')?;
     let rest = rest.strip_prefix(r#","epoch":""#)?;
     let (epoch, rest) = rest.split_at_checked(20)?;
     let rest = rest.strip_prefix(r#"","seq":"#)?;
     let (seq, rest) = leading_number(rest)?;
     let rest = rest.strip_prefix(r#","entry":""#)?;
-    let (entry, rest) = rest.split_once('"')?;
+    let (entry, rest) = split_at_byte(rest, b'"')?;
     let rest = rest.strip_prefix(r#","payload":"#)?;
     let payload = rest.strip_suffix('}')?;
     let ends_as_ours = payload
@@ -161,7 +163,7 @@ fn parse_own(bytes: &Bytes, text: &str) -> Option<Envelope> {
             seq,
             entry: entry_of(entry)?,
         }),
-        payload: bytes.slice_ref(payload.as_bytes()),
+        payload,
     })
 }
 
@@ -180,7 +182,7 @@ struct RawEnvelope<'a> {
 }
 
 /// Reads any JSON that will do.
-fn parse_any(bytes: &Bytes, text: &str) -> Result<Envelope, EnvelopeError> {
+fn parse_any(text: &str) -> Result<Envelope<'_>, EnvelopeError> {
     let raw: RawEnvelope<'_> = serde_json::from_str(text).map_err(|_| EnvelopeError::Malformed)?;
     if !name_is_valid(&raw.instance_id) {
         return Err(EnvelopeError::Malformed);
@@ -208,14 +210,13 @@ fn parse_any(bytes: &Bytes, text: &str) -> Result<Envelope, EnvelopeError> {
     Ok(Envelope {
         instance_id: raw.instance_id.as_ref().into(),
         place,
-        payload: bytes.slice_ref(payload.as_bytes()),
+        payload,
     })
 }
 
 /// Whose `message` frame this is; `None`: it is none.
-pub fn frame_of(payload: &Bytes) -> Option<FrameHead> {
-    let text = simdutf8::basic::from_utf8(payload).ok()?;
-    frame_of_own(text).or_else(|| frame_of_any(text))
+pub fn frame_of(payload: &str) -> Option<FrameHead> {
+    frame_of_own(payload).or_else(|| frame_of_any(payload))
 }
 
 /// When a `message` frame was sent, if it ends as `protocol` writes it.
@@ -229,7 +230,7 @@ pub fn sent_at(payload: &[u8]) -> Option<Timestamp> {
 /// Reads a frame as `protocol` writes it, if its room needs no escapes.
 fn frame_of_own(text: &str) -> Option<FrameHead> {
     let rest = text.strip_prefix(r#"{"type":"message","room":""#)?;
-    let (room, rest) = rest.split_once('"')?;
+    let (room, rest) = split_at_byte(rest, b'"')?;
     if room.contains('\\') {
         return None;
     }
@@ -277,14 +278,15 @@ pub fn item(bytes: &Bytes) -> Result<Received, EnvelopeError> {
         place,
         payload,
     } = parse(bytes)?;
+    let json = bytes.slice_ref(payload.as_bytes());
     let Some(place) = place else {
         return Ok(Received::Passing {
-            room: room_of(&payload)?,
+            room: room_of(payload)?,
             instance_id,
-            json: payload,
+            json,
         });
     };
-    let FrameHead { room, offset, id } = frame_of(&payload).ok_or(EnvelopeError::NotMessage)?;
+    let FrameHead { room, offset, id } = frame_of(payload).ok_or(EnvelopeError::NotMessage)?;
     Ok(Received::Item {
         instance_id,
         item: Item {
@@ -292,23 +294,23 @@ pub fn item(bytes: &Bytes) -> Result<Received, EnvelopeError> {
             room,
             offset,
             id,
-            json: payload,
+            json,
         },
     })
 }
 
 /// Whose members a payload without a place is for. No room, or an empty one, means all.
-fn room_of(payload: &Bytes) -> Result<Option<RoomName>, EnvelopeError> {
+fn room_of(payload: &str) -> Result<Option<RoomName>, EnvelopeError> {
     #[derive(serde::Deserialize)]
     struct OfRoom<'a> {
         #[serde(borrow)]
         room: Option<&'a RawValue>,
     }
     // An array would be read as an object's members in order.
-    if payload.first() != Some(&b'{') {
+    if !payload.starts_with('{') {
         return Ok(None);
     }
-    let room = match serde_json::from_slice::<OfRoom<'_>>(payload) {
+    let room = match serde_json::from_str::<OfRoom<'_>>(payload) {
         Ok(OfRoom { room: Some(room) }) => serde_json::from_str::<Cow<'_, str>>(room.get()),
         Ok(OfRoom { room: None }) => return Ok(None),
         Err(_) => return Err(EnvelopeError::Malformed),

@@ -52,7 +52,7 @@ use super::script::Script;
 use super::script::publish::Caller;
 use super::spool::{ProducerId, SpoolState};
 use super::wire::Wire;
-use crate::backplane::link::{Link, LinkAsk, LinkEvent};
+use crate::backplane::link::{Link, LinkEvent};
 use crate::backplane::{Ask, Encode, Moment, Origin, Outcome, Preview, Publish, Users};
 use crate::model::limits::PASSING_BYTES_MAX;
 use crate::model::{EntryId, Epoch, ErrorCode, MessageId, Name, RoomName};
@@ -144,6 +144,8 @@ pub struct Partition<T> {
     ready_bytes: usize,
     outcomes: Vec<Outcome<T>>,
     asks: Vec<Ask>,
+    /// Empty; its room is used again for each envelope.
+    ordered: Vec<Ordered>,
     counters: PartitionCounters,
 }
 
@@ -242,6 +244,7 @@ impl<T: Origin> Partition<T> {
             ready_bytes: 0,
             outcomes: Vec::new(),
             asks: Vec::new(),
+            ordered: Vec::new(),
             counters: PartitionCounters::default(),
             settings,
         }
@@ -546,12 +549,11 @@ impl<T: Origin> Partition<T> {
     /// Bytes that are about to be written, of both wires.
     fn flush(&mut self) {
         let sends = [self.commands.flush(), self.subscriber.flush()];
-        let sends: Vec<LinkAsk> = sends.into_iter().flatten().collect();
-        self.asks.extend(sends.into_iter().map(Ask::Link));
+        self.asks.extend(sends.into_iter().flatten().map(Ask::Link));
     }
 
     /// The order goes on.
-    fn on_ordered(&mut self, ordered: Vec<Ordered>) {
+    fn on_ordered(&mut self, ordered: impl IntoIterator<Item = Ordered>) {
         for ordered in ordered {
             match ordered {
                 Ordered::Item(item) => self.on_item(item),

@@ -23,7 +23,7 @@ local state, stream = KEYS[1], KEYS[2]
 local channel, instance_json, instance, producer = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local base, first = tonumber(ARGV[6]), tonumber(ARGV[7])
 local window, ids_max = tonumber(ARGV[8]), tonumber(ARGV[9])
-local pcall, format = redis.pcall, string.format
+local pcall, format, ARGV = redis.pcall, string.format, ARGV
 
 local messages = (#ARGV - HEADER) / FIELDS
 if messages < 1 or messages > MESSAGES_MAX or messages % 1 ~= 0 then
@@ -48,7 +48,7 @@ end
 
 -- 1. Read.
 
-local fields = {'epoch', 'seq', 'p:' .. producer, 'ids', 'ids_at'}
+local fields = {'epoch', 'seq', 'p:' .. producer}
 local field_of, given = {}, {}
 for at = HEADER + 1, #ARGV, FIELDS do
   local room = ARGV[at]
@@ -57,6 +57,10 @@ for at = HEADER + 1, #ARGV, FIELDS do
     field_of[room] = #fields
   end
   if ARGV[at + 6] == '1' then given[#given + 1] = room .. '\0' .. ARGV[at + 5] end
+end
+local ids_field = #fields + 1
+if given[1] then
+  fields[ids_field], fields[ids_field + 1] = 'ids', 'ids_at'
 end
 local known = pcall('HMGET', state, unpack(fields))
 if known.err then return known end
@@ -69,8 +73,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local remembered, generation, generation_at, generation_len = {}, 0, now, 0
 if given[1] then
-  generation = known[4] == '1' and 1 or 0
-  generation_at = tonumber(known[5]) or now
+  generation = known[ids_field] == '1' and 1 or 0
+  generation_at = tonumber(known[ids_field + 1]) or now
   for key = 3, 4 do
     local found = pcall('HMGET', KEYS[key], unpack(given))
     if found.err then return found end
@@ -180,12 +184,13 @@ local taken = next_number - 1 > last_before
 if not taken and (known[1] or reply[3] == 'error') then
   return known[1] and reply or {err = reply[4]}
 end
-local written = {'epoch', epoch, 'seq', digits(seq)}
+local written = {'seq', digits(seq)}
 local function write(field, value)
   written[#written + 1] = field
   written[#written + 1] = value
 end
 local rotates = false
+if not known[1] then write('epoch', epoch) end
 if taken then
   write('p:' .. producer, digits(next_number - 1) .. ' ' .. digits(now))
   if producers then write('producers', table.concat(producers, ' ')) end
@@ -194,7 +199,7 @@ if taken then
     rotates = math.abs(now - generation_at) > window
       or generation_len + #new_ids / 2 > ids_max
     if rotates then generation, generation_at = 1 - generation, now end
-    if rotates or not known[5] then
+    if rotates or not known[ids_field + 1] then
       write('ids', generation)
       write('ids_at', digits(generation_at))
     end

@@ -66,6 +66,8 @@ pub(super) struct Wire<Q> {
     session: Session,
     questions: VecDeque<(Q, u64)>,
     out: Vec<u8>,
+    /// Empty; its room is used again for each read.
+    inputs: Vec<Input>,
     /// When this state began, and when anything was heard.
     since_ms: u64,
     heard_ms: u64,
@@ -86,6 +88,7 @@ impl<Q> Wire<Q> {
             state: State::Down,
             questions: VecDeque::new(),
             out: Vec::new(),
+            inputs: Vec::new(),
             since_ms: 0,
             heard_ms: 0,
         }
@@ -136,8 +139,13 @@ impl<Q> Wire<Q> {
 
     /// What is to be written, if anything is.
     pub(super) fn flush(&mut self) -> Option<LinkAsk> {
-        let bytes = std::mem::take(&mut self.out);
-        (!bytes.is_empty()).then_some(LinkAsk::Send(self.id, bytes))
+        if self.out.is_empty() {
+            return None;
+        }
+        // The next turn's words will be about as many.
+        let next = Vec::with_capacity(self.out.len().min(OUT_BYTES_READY));
+        let bytes = std::mem::replace(&mut self.out, next);
+        Some(LinkAsk::Send(self.id, bytes))
     }
 
     /// Ends this life; whoever does it knows why.
@@ -177,16 +185,19 @@ impl<Q> Wire<Q> {
             }
             LinkEvent::Bytes(_, mut bytes) => {
                 self.heard_ms = now_ms;
-                let mut inputs = Vec::new();
+                let mut inputs = std::mem::take(&mut self.inputs);
                 let taken = self
                     .session
                     .on_bytes(&mut bytes, &mut self.out, &mut inputs);
-                for input in inputs {
+                heard.reserve(inputs.len());
+                for input in inputs.drain(..) {
                     if !self.on_input(now_ms, input, heard) {
                         asks.push(LinkAsk::Close(self.id));
                         return;
                     }
                 }
+                inputs.shrink_to(INPUTS_READY);
+                self.inputs = inputs;
                 if let Err(error) = taken {
                     self.end();
                     asks.push(LinkAsk::Close(self.id));
@@ -240,6 +251,11 @@ impl<Q> Wire<Q> {
         self.out.clear();
     }
 }
+
+/// Inputs for which there stays room at most.
+const INPUTS_READY: usize = 4096;
+/// Bytes for which there is room at the beginning of a turn, at most.
+const OUT_BYTES_READY: usize = 64 * 1024;
 
 fn broken<Q>(why: String) -> Heard<Q> {
     Heard::Broken { why, refusal: None }

@@ -23,6 +23,12 @@ pub(super) fn depth(json: &str) -> usize {
     deepest
 }
 
+/// What stands before the first such byte, which is ASCII, and what behind it.
+pub(super) fn split_at_byte(text: &str, byte: u8) -> Option<(&str, &str)> {
+    let at = memchr::memchr(byte, text.as_bytes())?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
 /// The whole number that `text` begins with, and what follows it.
 pub(super) fn leading_number(text: &str) -> Option<(u64, &str)> {
     let end = text.bytes().position(|b| !b.is_ascii_digit())?;
@@ -32,16 +38,22 @@ pub(super) fn leading_number(text: &str) -> Option<(u64, &str)> {
 
 /// A whole number as JSON writes it, and nothing else.
 pub(super) fn whole_number(text: &str) -> Option<u64> {
-    let is_plain = text.bytes().all(|b| b.is_ascii_digit());
     let has_padding = text.len() > 1 && text.starts_with('0');
-    (is_plain && !has_padding)
-        .then(|| text.parse().ok())
-        .flatten()
+    if text.is_empty() || text.len() > DIGITS_MAX || has_padding {
+        return None;
+    }
+    text.bytes().try_fold(0_u64, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
 }
+
+/// Digits of `u64::MAX`.
+const DIGITS_MAX: usize = 20;
 
 /// [`EntryId::parse`] takes a sign, which Redis never writes.
 pub(super) fn entry_of(text: &str) -> Option<EntryId> {
-    let (ms, n) = text.split_once('-')?;
+    let (ms, n) = split_at_byte(text, b'-')?;
     Some(EntryId {
         ms: whole_number(ms)?,
         n: whole_number(n)?,

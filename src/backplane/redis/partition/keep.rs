@@ -183,8 +183,8 @@ impl<T: Origin> Partition<T> {
         let earlier = self.earlier.as_mut();
         let earlier = earlier.map(|earlier| (earlier.producer, &mut earlier.publisher));
         for (id, publisher) in earlier.into_iter().chain([own]) {
-            let producer = hex(id);
             while let Some(next) = publisher.poll_call() {
+                let producer = hex(id);
                 let messages = next.messages().cloned().map(publication);
                 let messages: Vec<Publication> = messages.collect();
                 let messages: Vec<&Publication> = messages.iter().collect();
@@ -562,7 +562,9 @@ impl<T: Origin> Partition<T> {
 
 /// A producer, as the state has it.
 fn hex(producer: ProducerId) -> String {
-    format!("{:032x}", u128::from_be_bytes(producer))
+    let mut text = [0; uuid::fmt::Simple::LENGTH];
+    let simple = uuid::Uuid::from_bytes(producer).simple();
+    simple.encode_lower(&mut text).to_owned()
 }
 
 /// A message as the script's call takes it.

@@ -120,9 +120,10 @@ impl<T: Origin> Partition<T> {
     fn on_envelope(&mut self, bytes: &Bytes) {
         match envelope::item(bytes) {
             Ok(Received::Item { item, .. }) => {
-                let mut ordered = Vec::new();
+                let mut ordered = std::mem::take(&mut self.ordered);
                 self.order.on_live(item, &mut ordered);
-                self.on_ordered(ordered);
+                self.on_ordered(ordered.drain(..));
+                self.ordered = ordered;
             }
             Ok(Received::Passing { instance_id, .. })
                 if instance_id == self.settings.instance_id => {}

@@ -21,6 +21,9 @@ use crate::resp::{Refusal, Value};
 /// Arguments of a call before its messages, and of each message.
 const HEADER: usize = 9;
 const FIELDS: usize = 10;
+/// About what a message takes beyond its payload and metadata, names of usual length in it; and
+/// what a call takes beyond its messages.
+const MESSAGE_BYTES: usize = 512;
 
 /// Who calls: what is the same in all calls of an instance on a partition.
 #[derive(Clone, Debug)]
@@ -66,6 +69,11 @@ impl Caller {
             state, stream, ids, ..
         } = &self.names;
         let keys = [&**state, &**stream, &*ids[0], &*ids[1]];
+        let bytes = |message: &&Publication| {
+            let metadata = message.metadata.as_ref().map_or(0, Bytes::len);
+            MESSAGE_BYTES + message.payload.len() + metadata
+        };
+        out.reserve(MESSAGE_BYTES + call.messages.iter().map(bytes).sum::<usize>());
         let mut command = push_call(out, sha, &keys, HEADER + FIELDS * call.messages.len());
         command.arg(self.names.broadcast.as_bytes());
         command.arg(self.instance_json.as_bytes());
@@ -121,7 +129,8 @@ impl<'a> Parts<'a> {
         }
         let rest = rest.strip_suffix(&*publication.payload)?;
         // The first one is it: before it is the room, where a quote is escaped.
-        let offset = memchr::memmem::find(rest, OFFSET)? + OFFSET.len();
+        let is_it = |&at: &usize| rest[at..].starts_with(OFFSET);
+        let offset = memchr::memchr_iter(b',', rest).find(is_it)? + OFFSET.len();
         let (head, rest) = rest.split_at(offset);
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let mid = rest.get(digits..)?;
