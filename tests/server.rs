@@ -60,6 +60,8 @@ mod openapi;
 mod order;
 #[path = "server/page.rs"]
 mod page;
+#[path = "server/page_token.rs"]
+mod page_token;
 #[path = "server/personal.rs"]
 mod personal;
 #[path = "server/profile.rs"]

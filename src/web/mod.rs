@@ -6,6 +6,7 @@
 //! | `index.html`, `page.css` | the page, and how it looks |
 //! | `page.js` | what the page does, over the client |
 //! | `page-rooms.js`, `page-view.js` | what it knows of its rooms; what is seen of them |
+//! | `page-token.js` | the token that it shows, where one is asked for |
 //!
 //! No templates and nothing of a request goes into them; what users write becomes text nodes in
 //! the browser, never markup. Script and style are files beside the page, so that the policy can
@@ -77,6 +78,11 @@ const ASSETS: &[Asset] = &[
         body: include_str!("page-rooms.js"),
     },
     Asset {
+        path: "/page-token.js",
+        content_type: SCRIPT,
+        body: include_str!("page-token.js"),
+    },
+    Asset {
         path: "/page-view.js",
         content_type: SCRIPT,
         body: include_str!("page-view.js"),
@@ -111,7 +117,7 @@ mod tests {
         ] {
             assert!(!page.contains(inline), "{inline}");
         }
-        assert_eq!(scripts().count(), 4);
+        assert_eq!(scripts().count(), 5);
         for Asset { path, body, .. } in scripts() {
             for sink in [
                 "innerHTML",

@@ -17,7 +17,8 @@ export const page = {
   scroll: byId('scroll'), past: byId('past'), log: byId('log'), waiting: byId('waiting'),
   toEnd: byId('to-end'), typing: byId('typing'), send: byId('send'), text: byId('text'),
   people: byId('people'), peopleMore: byId('people-more'), rename: byId('rename'),
-  newName: byId('new-name'), main: byId('main'), shade: byId('shade'), says: byId('says'),
+  newName: byId('new-name'), token: byId('token'), tokenWhy: byId('token-why'),
+  newToken: byId('new-token'), main: byId('main'), shade: byId('shade'), says: byId('says'),
 };
 
 const PEOPLE_SHOWN_MAX = 200;

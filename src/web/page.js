@@ -1,11 +1,13 @@
 // The page at `/`: rooms over the client `ringcast.js`. It decides what becomes of what the server
-// and the user say; `page-rooms.js` keeps it, `page-view.js` shows it.
+// and the user say; `page-rooms.js` keeps it, `page-view.js` shows it, `page-token.js` asks for a
+// token.
 //
 // Invariants: nothing that a user wrote is lost without being told, not by a reload either, as far
 // as this tab's storage goes; and nothing of it is ever markup.
 
 import { Ringcast, uuid } from '/ringcast.js';
 import { Conversation, textOf } from '/page-rooms.js';
+import { showToken, takeToken } from '/page-token.js';
 import * as view from '/page-view.js';
 
 const { page } = view;
@@ -15,9 +17,11 @@ const PING_MS = 5000;
 const TYPING_EVERY_MS = 2000;
 const BANNER_AFTER_MS = 700; // A connection that is back sooner needs no banner.
 const STORED_KEY = 'ringcast';
+const REASONS = { 4001: 'The token has ended.', 4003: 'An operator has closed this connection.' };
 const OUTBOX_MS_MAX = 9 * 60 * 1000; // As long as the server knows a message's id again.
 
-const client = new Ringcast();
+const token = takeToken();
+const client = new Ringcast(undefined, { token });
 const conversations = new Map();
 let active = null;
 let username = '';
@@ -313,7 +317,7 @@ client.on('state', ({ state, retryInMs, reason: why, code }) => {
   clearTimeout(bannerTimer);
   if (state === 'open') measure();
   if (state === 'waiting' || state === 'stopped') {
-    reason = code === 4003 ? 'An operator has closed this connection.' : why;
+    reason = REASONS[code] ?? why;
     retryAt = Date.now() + (retryInMs ?? 0);
     for (const conversation of conversations.values()) {
       conversation.forgetPreviews();
@@ -502,6 +506,7 @@ function restore() {
 }
 
 addEventListener('pagehide', save);
+showToken(client, token, (text, tone) => { if (active) note(active, text, tone); });
 
 const asked = new URLSearchParams(location.search);
 page.name.value = asked.get('username') || `guest-${uuid().slice(0, 4)}`;

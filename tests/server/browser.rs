@@ -283,7 +283,11 @@ impl<'a> Window<'a> {
     }
 
     pub(crate) fn open(&self, port: u16) {
-        let url = format!("http://127.0.0.1:{port}/");
+        self.open_at(port, "/");
+    }
+
+    pub(crate) fn open_at(&self, port: u16, path: &str) {
+        let url = format!("http://127.0.0.1:{port}{path}");
         // What one does in each of the tests needs no panel to be opened first.
         self.browser().screen(1180, 760);
         self.browser.open(&url);

@@ -133,6 +133,7 @@ fn pages() {
         ("/?room=a", "text/html", "<title>"),
         ("/page.js", "text/javascript", "Ringcast"),
         ("/page-rooms.js", "text/javascript", "Conversation"),
+        ("/page-token.js", "text/javascript", "showToken"),
         ("/page-view.js", "text/javascript", "textContent"),
         ("/ringcast.js", "text/javascript", "WebSocket"),
         ("/page.css", "text/css", "{"),

@@ -22,6 +22,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/page.css", GET),
     ("/page.js", GET),
     ("/page-rooms.js", GET),
+    ("/page-token.js", GET),
     ("/page-view.js", GET),
     ("/ringcast.js", GET),
     ("/health", GET),
