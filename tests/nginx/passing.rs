@@ -155,6 +155,46 @@ fn what_is_private_stays_inside() {
     assert_eq!(server.get("/metrics").status, 200, "from inside");
 }
 
+/// A backend closes a user's connections from outside too: by its API key, which the instance looks
+/// at, and by nothing else.
+#[test]
+fn who_has_an_api_key_kicks_through_nginx() {
+    const KEY: &str = "a-key-of-the-tests";
+    const SECRET: &str = "a secret of the tests, thirty-two bytes long";
+    let trusts = ["--trusted-proxies", "127.0.0.1"];
+    let (server, nginx) =
+        alone(&[&trusts[..], &["--api-key", KEY, "--jwt-secret", SECRET]].concat());
+    let token = Issuer::secret(SECRET).token(&json!({"sub": "ann/b", "exp": 4_000_000_000_u64}));
+    let mut client = Client::open(&server, &format!("/ws?token={token}"));
+    let kick = "DELETE /api/users/ann%2Fb/connections";
+    for (proof, status) in [
+        ("", 403),
+        ("Authorization: Basic YTpi\r\n", 403),
+        ("Authorization: Bearer \r\n", 403),
+        ("Authorization: Bearer another\r\n", 401),
+        (&format!("Authorization: Bearer {token}\r\n"), 403),
+    ] {
+        assert_eq!(nginx.ask(kick, proof).status, status, "{proof}");
+    }
+    let by_query = format!("{kick}?token={KEY}").replace(' ', "%20");
+    assert_eq!(nginx.ask(&by_query.replacen("%20", " ", 1), "").status, 403);
+    assert!(client.settle().is_empty(), "nobody was kicked");
+    let proof = format!("Authorization: Bearer {KEY}\r\n");
+    // The key opens this one door.
+    for request in [
+        "GET /metrics",
+        "DELETE /",
+        "DELETE /api/users/ann",
+        "GET /api/users/ann/connections",
+    ] {
+        assert_eq!(nginx.ask(request, &proof).status, 403, "{request}");
+    }
+    assert_eq!(nginx.ask(kick, &proof).status, 200);
+    assert_eq!(client.closed(), 4003);
+    let logged = nginx.file("access.log") + &nginx.file("error.log");
+    assert!(!logged.contains(KEY) && !server.log().contains(KEY));
+}
+
 /// Were it not for the rule in nginx, an instance beside it would still not take the request for
 /// one of its own machine's: it came through somebody.
 #[test]
