@@ -8,6 +8,7 @@
 //! | `away` | what one sees while Redis is away, and after |
 //! | `standstill` | an instance, and Redis, that stand still; counters of years |
 //! | `refusals` | a Redis that refuses: passwords, rights, replicas, no memory |
+//! | `metrics` | how long messages take, by where they came in |
 //! | `names` | what stands in Redis, foreign writers, trimming, INSTANCE_ID |
 //! | `history` | the past in PostgreSQL and stream, joined |
 //! | `redis`, `postgres`, `talk`, `proxy`, `instances` | what the tests are made of |
@@ -34,6 +35,8 @@ mod history;
 mod instances;
 #[path = "cluster/ledger.rs"]
 mod ledger;
+#[path = "cluster/metrics.rs"]
+mod metrics;
 #[path = "cluster/names.rs"]
 mod names;
 #[path = "server/namespace.rs"]
