@@ -7,7 +7,8 @@
 //! | `wires`, `store` | sockets and the store, in memory, slow and failing |
 //! | `client`, `frames` | clients that know PROTOCOL only, and complain |
 //! | `oracle` | what all clients and the store know together |
-//! | `regressions` | what broke once, without chance |
+//! | `stage` | shards without chance: all moves when a test says so |
+//! | `regressions` | what broke once, there |
 //! | `cluster` | a simulator of several instances over a fake Redis |
 //!
 //! `RINGCAST_SIM_SEEDS=n` runs n seeds, `RINGCAST_SIM_SEED=s` that one, `RINGCAST_SIM_FROM=s`
@@ -19,6 +20,7 @@ mod frames;
 mod oracle;
 mod regressions;
 mod setup;
+mod stage;
 mod store;
 mod wires;
 mod world;
