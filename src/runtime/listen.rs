@@ -11,13 +11,15 @@ const BACKLOG: i32 = 4096;
 /// How long a port may be taken before somebody else has it.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
-/// Binds one listener for each shard to `address`; its port may be 0.
+/// Binds one listener for each shard to `address`; its port may be 0. A connection whose peer
+/// acknowledges nothing for `silence` breaks.
 ///
 /// # Errors
 /// One line that names the setting, the cause and what mends it.
 pub(super) fn listen_all(
     address: SocketAddr,
     shards: usize,
+    silence: Duration,
 ) -> Result<(Vec<TcpListener>, SocketAddr), String> {
     let explain = |error: io::Error| {
         let hint = match error.kind() {
@@ -36,7 +38,7 @@ pub(super) fn listen_all(
     let probe = open_patiently(address).map_err(explain)?;
     let address = probe.local_addr().map_err(explain)?;
     drop(probe);
-    let listeners: io::Result<Vec<_>> = (0..shards).map(|_| open(address, true)).collect();
+    let listeners: io::Result<Vec<_>> = (0..shards).map(|_| open(address, Some(silence))).collect();
     Ok((listeners.map_err(explain)?, address))
 }
 
@@ -45,7 +47,7 @@ pub(super) fn listen_all(
 fn open_patiently(address: SocketAddr) -> io::Result<TcpListener> {
     let began = Instant::now();
     loop {
-        match open(address, false) {
+        match open(address, None) {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < PATIENCE =>
             {
@@ -56,7 +58,8 @@ fn open_patiently(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+/// With `silence` it shares its port.
+fn open(address: SocketAddr, silence: Option<Duration>) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -64,13 +67,16 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    if shared {
+    if silence.is_some() {
         sockopt::set_socket_reuseport(&socket, true)?;
     }
     bind(&socket, &address)?;
-    if shared {
-        // What is accepted inherits it: small frames must not wait for an acknowledgement.
+    if let Some(silence) = silence {
+        // What is accepted inherits both. Small frames must not wait for an acknowledgement. And
+        // who is only sent to, a stream of events, is not heard of in any other way (RFC 5482).
         sockopt::set_tcp_nodelay(&socket, true)?;
+        let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(&socket, silence_ms)?;
         listen(&socket, BACKLOG)?;
     }
     Ok(TcpListener::from(socket))

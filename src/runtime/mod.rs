@@ -45,7 +45,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -61,7 +61,7 @@ use tls::server::Acceptor;
 use crate::access::Access;
 use crate::backplane::{Answer, redis as redis_settings};
 use crate::config::{Config, Driver, SlowConsumer, StoreKind};
-use crate::model::limits::{READY_BYTES_MAX, REMEMBERED_IDS_MAX};
+use crate::model::limits::{NO_PROGRESS_MS, READY_BYTES_MAX, REMEMBERED_IDS_MAX};
 use crate::model::{Epoch, Timestamp};
 use crate::shard::{Keeping, Options, Rates, Shard, ShardId, SlowConsumer as Slow};
 use crate::store::{DataDirLock, Store};
@@ -109,6 +109,14 @@ fn or_abort(run: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'stat
     }
 }
 
+/// How long a peer may acknowledge nothing of what it was sent: one that is gone is found out
+/// within `--idle-timeout`, since something is sent each heartbeat; but one that takes nothing is
+/// closed as a slow consumer before.
+fn silence(config: &Config) -> Duration {
+    let silence = config.idle_timeout.saturating_sub(config.heartbeat);
+    silence.max(Duration::from_millis(NO_PROGRESS_MS + 1_000))
+}
+
 /// A running instance.
 struct Instance {
     shards: Vec<JoinHandle<()>>,
@@ -143,7 +151,7 @@ impl Instance {
         }
         let connections_max = connections_max(config.max_connections)?;
         let address = SocketAddr::new(config.bind, config.port);
-        let (listeners, address) = listen::listen_all(address, shards)?;
+        let (listeners, address) = listen::listen_all(address, shards, silence(config))?;
         let lock = match &config.redis {
             Some(_) => Some(DataDirLock::acquire(&config.data_dir).map_err(|e| e.to_string())?),
             None => None,
@@ -441,7 +449,7 @@ fn connections_max(wanted: Option<usize>) -> Result<usize, String> {
 
 /// The settings of a shard.
 fn options(config: &Config, shards: usize, keeping: Keeping, access: Arc<Access>) -> Options {
-    let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+    let ms = |duration: Duration| duration.as_millis() as u64;
     Options {
         instance_id: config.instance_id.to_string(),
         shards: shards as u16,

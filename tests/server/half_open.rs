@@ -3,6 +3,7 @@
 //! The server and those who stay are in one network namespace, those who vanish in another, and
 //! the cable between the two is pulled. Skipped where namespaces may not be made.
 
+use std::io::Write;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::namespace::{Namespace, ip};
-use super::support::{Client, PATIENCE, Server, all, connect_to, eventually, talking};
+use super::support::{Answer, Client, PATIENCE, Server, all, connect_to, eventually, talking};
 
 /// Two namespaces with a cable between them.
 fn near_and_far() -> Option<(Namespace, Namespace)> {
@@ -104,6 +105,48 @@ fn who_vanishes_without_a_word_is_found_out() {
         server.await_metric("connections", 2);
         server.await_metric("members", 2);
         assert_eq!(server.metric("closes_total{\"1008\""), vanishing as u64);
+        drop(lost);
+    });
+}
+
+/// FAULTS C5: streams of events in a room where nothing is said. Nothing is ever heard of them, but
+/// what they are sent each heartbeat is acknowledged; who takes nothing for 11 s at least is gone.
+#[test]
+fn a_stream_whose_peer_vanishes_is_found_out() {
+    let vanishing = if all() { 1_000 } else { 100 };
+    let Some((near, far)) = near_and_far() else {
+        return;
+    };
+    near.within(|| {
+        let flags = ["--heartbeat", "1s", "--idle-timeout", "3s"];
+        let server = Server::start(&[&flags[..], &["--bind", "0.0.0.0"]].concat());
+        let (files, port) = (server.files_at_rest(), server.port);
+        let follow = |to: &str| {
+            let mut socket = connect_to((to, port));
+            let head = b"GET /api/rooms/quiet/events HTTP/1.1\r\nHost: a\r\n\r\n";
+            socket.write_all(head).unwrap();
+            assert_eq!(Answer::read_head(&mut socket).status, 200);
+            socket
+        };
+        let lost = far.within(|| {
+            (0..vanishing)
+                .map(|_| follow("10.0.0.1"))
+                .collect::<Vec<_>>()
+        });
+        // It stays, and takes what it is sent though it reads nothing.
+        let stays = follow("127.0.0.1");
+        server.await_metric("members", vanishing + 1);
+        let cut = Instant::now();
+        far.within(|| ip("link set far down"));
+        server.await_metric("members", 1);
+        let found = cut.elapsed();
+        println!("{vanishing} streams found out after {found:?}");
+        assert!(found <= Duration::from_secs(1 + 11 + 2), "{found:?}");
+        server.await_metric("connections", 2);
+        drop(stays);
+        eventually("all descriptors to be closed", || {
+            (server.files() == files).then_some(())
+        });
         drop(lost);
     });
 }
