@@ -34,6 +34,8 @@ mod errors;
 mod events;
 #[path = "server/frames.rs"]
 mod frames;
+#[path = "server/half_closed.rs"]
+mod half_closed;
 #[path = "server/half_open.rs"]
 mod half_open;
 #[path = "server/history.rs"]
@@ -42,6 +44,8 @@ mod history;
 mod hostile;
 #[path = "server/http.rs"]
 mod http;
+#[path = "server/http_rates.rs"]
+mod http_rates;
 #[path = "server/ids.rs"]
 mod ids;
 #[path = "server/limits.rs"]

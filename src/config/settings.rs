@@ -335,7 +335,7 @@ pub static SETTINGS: &[Setting] = &[
         "max-connections-per-address",
         "0",
         "N",
-        "WebSockets of one address (IPv6: of a /64) at a time; 0: no limit",
+        "WebSockets and streams of events of one address (IPv6: of a /64) at a time; 0: no limit",
         |c, t| {
             let most = u64::from(u32::MAX);
             put(&mut c.max_connections_per_address, number(t, 0..=most))

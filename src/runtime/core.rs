@@ -225,6 +225,16 @@ impl Core {
                 }
             }
             Received::Nothing => Read::Again,
+            Received::HalfClosed => {
+                self.handle(Event::HalfClosed(index));
+                if self.shard.holds(index) {
+                    return Read::Paused;
+                }
+                if let Some(slot) = self.sockets.get(index, serial) {
+                    slot.closed = true;
+                }
+                Read::Ended
+            }
             Received::Ended => self.end(index, serial),
             Received::Broken(why) => {
                 // The socket knows its peer no more, if that is gone.

@@ -49,6 +49,8 @@ pub(super) struct Sockets {
 pub(super) enum Received {
     Bytes(usize),
     Nothing,
+    /// The peer sends nothing more.
+    HalfClosed,
     Ended,
     /// It is to end: what came can't be made sense of.
     Broken(String),
@@ -124,7 +126,7 @@ impl Sockets {
             return Received::Ended;
         };
         match rustix::net::recv(slot.descriptor(), buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Received::Ended,
+            Ok((0, _)) => Received::HalfClosed,
             Ok((bytes, _)) => Received::Bytes(bytes),
             Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
             Err(_) => Received::Ended,

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use super::Shard;
 use super::connection::Conn;
+use super::http::over_address;
 use crate::access::{Action, Caller, Claims, Credential, Denied};
 use crate::hub::ConnIndex;
 use crate::model::ErrorCode;
@@ -19,6 +20,7 @@ use crate::protocol::event;
 pub(super) struct Shown<'a> {
     bearer: Option<&'a str>,
     query: Option<Cow<'a, str>>,
+    client: IpAddr,
     is_local: bool,
 }
 
@@ -33,8 +35,14 @@ impl<'a> Shown<'a> {
         Self {
             bearer,
             query: target::parameter(head.query, "token").filter(|token| !token.is_empty()),
+            client: address,
             is_local: address.is_loopback() && !is_passed_on(head),
         }
+    }
+
+    /// Whether there is something to look at.
+    fn is_any(&self) -> bool {
+        self.bearer.is_some() || self.query.is_some()
     }
 
     fn credential(&self) -> Credential<'_> {
@@ -92,16 +100,27 @@ impl Conn {
 impl Shard {
     /// Who opens a WebSocket, if tokens are taken.
     pub(super) fn enter(&self, shown: &Shown<'_>) -> Result<Option<Box<Claims>>, Response> {
+        self.may_try(shown)?;
         let claims = self.access.enter(shown.credential(), self.now.wall);
         claims.map(|claims| claims.map(Box::new)).map_err(denied)
     }
 
     /// Whether a request may do this, and on whose behalf; else the answer to it.
     pub(super) fn decide(&self, shown: &Shown<'_>, action: Action<'_>) -> Result<Caller, Response> {
+        self.may_try(shown)?;
         let caller = self
             .access
             .decide(shown.credential(), action, self.now.wall);
         caller.map_err(denied)
+    }
+
+    /// Whether what is shown is looked at: it is not for an address that is over its limit, so that
+    /// there is a bound to guessing, and to what it costs.
+    fn may_try(&self, shown: &Shown<'_>) -> Result<(), Response> {
+        match shown.is_any() && self.is_spent(shown.client) {
+            true => Err(over_address(&self.options.rates)),
+            false => Ok(()),
+        }
     }
 
     /// Whether a connection says itself what it is called: with a token that says so.

@@ -36,7 +36,7 @@ pub struct Rates {
     pub bytes: u64,
     /// Messages a second of an address; 0: no limit.
     pub address_messages: u32,
-    /// WebSockets of an address at a time; 0: no limit.
+    /// WebSockets and streams of events of an address at a time; 0: no limit.
     pub address_connections: u32,
 }
 
@@ -53,6 +53,13 @@ impl Rates {
 
     fn message_cost(&self) -> u32 {
         SECOND.checked_div(self.messages).unwrap_or(0)
+    }
+
+    /// As how many messages of its address something by HTTP counts: as many as a connection of
+    /// its own would take for its bytes, since it may be a connection's only one.
+    pub(super) fn worth(&self, bytes: usize) -> u32 {
+        let worth = self.bytes_cost(bytes).checked_div(self.message_cost());
+        worth.unwrap_or(1).max(1)
     }
 
     fn bytes_cost(&self, bytes: usize) -> u32 {
@@ -222,6 +229,18 @@ mod tests {
         allowance.refill(14_010);
         assert_eq!(allowance.take(&BYTES, 1), Ok(()));
         assert_eq!(allowance.take(&BYTES, 16 << 20), Err(Limit::Bytes));
+    }
+
+    #[test]
+    fn by_http_a_long_message_is_worth_several() {
+        let both = Rates {
+            messages: 1000,
+            ..BYTES
+        };
+        for (bytes, worth) in [(0, 1), (1_000, 1), (1_100, 1), (2_100, 2), (64 << 10, 62)] {
+            assert_eq!(both.worth(bytes), worth, "{bytes}");
+            assert_eq!((MESSAGES.worth(bytes), BYTES.worth(bytes)), (1, 1));
+        }
     }
 
     #[test]

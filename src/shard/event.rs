@@ -7,12 +7,13 @@ use bytes::Bytes;
 
 use super::addresses::AddressKey;
 use super::{HistoryRequest, Listing};
-use crate::access::{Access, Claims};
+use crate::access::{Access, Caller, Claims};
 use crate::backplane::history::RoomsQuery;
 use crate::backplane::{Answer, Ask, Begun};
 use crate::hub::{Chunk, ConnIndex};
 use crate::model::{ClientId, Epoch, ErrorCode, MessageId, Name, RoomName, Timestamp};
 use crate::net::Response;
+use crate::protocol::command::Since;
 
 /// The number of a shard of this instance.
 pub type ShardId = u16;
@@ -44,8 +45,10 @@ pub enum Event<'a> {
     Accepted(ConnIndex, Arrival),
     /// Bytes came. They may be changed (unmasked) in place.
     Bytes(ConnIndex, &'a mut [u8]),
-    /// The peer ended the connection, or it broke.
+    /// The connection broke, or nobody has an interest in it any more.
     Ended(ConnIndex),
+    /// The peer sends nothing more; it may still take what it has asked for.
+    HalfClosed(ConnIndex),
     /// The socket takes bytes again.
     Writable(ConnIndex),
     /// The answer to an [`Effect::Answer`].
@@ -182,26 +185,46 @@ pub enum AddressMail {
         /// In ns of the shards' clock.
         level_ns: u64,
     },
-    /// To its home: may one more WebSocket be? Answered by [`AddressMail::Entered`].
+    /// To its home: may one more be? Answered by [`AddressMail::Entered`].
     Enter {
         /// The address.
         key: AddressKey,
         /// Whose.
         conn: ConnId,
-        /// The upgrade, which comes back.
-        opening: Box<Opening>,
+        /// What it asks for, which comes back.
+        entrant: Entrant,
     },
-    /// From its home: the upgrade, if it may, and then it is counted.
+    /// From its home: what was asked for, if it may be, and then it is counted.
     Entered {
         /// The address.
         key: AddressKey,
         /// Whose.
         conn: ConnId,
-        /// The upgrade.
-        opening: Option<Box<Opening>>,
+        /// What it has asked for.
+        entrant: Option<Entrant>,
     },
-    /// To its home: a WebSocket that was counted is gone.
+    /// To its home: one that was counted is gone.
     Exit(AddressKey),
+}
+
+/// What counts as a connection of its address, once it is let in.
+#[derive(Debug)]
+pub enum Entrant {
+    /// A WebSocket.
+    Socket(Box<Opening>),
+    /// A room as server-sent events.
+    Stream(Box<Following>),
+}
+
+/// A room that is to be followed as server-sent events.
+#[derive(Debug)]
+pub struct Following {
+    /// The room.
+    pub room: RoomName,
+    /// Where the client left off, if it comes back.
+    pub since: Option<Since>,
+    /// Who it is.
+    pub caller: Caller,
 }
 
 /// An upgrade to a WebSocket that speaks the protocol.

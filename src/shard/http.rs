@@ -11,16 +11,18 @@
 //!
 //! Invariants: a connection whose request could not be parsed, or has a body that was not read to
 //! its end, or asks for an upgrade and does not get it, ends behind the answer, so that what stands
-//! behind it is never taken for a request; so does one whose answer came too late.
+//! behind it is never taken for a request; so does one whose answer came too late. Who sends
+//! nothing more gets the answers to what it has asked, and then the end.
 
 mod access;
 mod events;
 mod exchange;
+mod limits;
 mod publish;
 mod routes;
 mod sockets;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::json;
 
@@ -34,6 +36,8 @@ use crate::model::{Name, RoomName};
 use crate::net::{self, Delivery, Head, Response, response};
 
 pub(super) use exchange::Exchange;
+use limits::Over;
+pub(super) use limits::over_address;
 pub use routes::ROUTES;
 use routes::{Range, Route};
 
@@ -80,7 +84,7 @@ impl Shard {
         stash.0.extend_from_slice(input);
         let (route, end) = match contained(|| net::head::parse(&stash.0)) {
             Some(Ok(Some((head, end)))) => {
-                let (exchange, route) = self.on_head(&head, &stash.0[end..], peer, crowded);
+                let (exchange, route) = self.on_head(index, &head, &stash.0[end..], crowded);
                 if let Some(conn) = self.conn_mut(index) {
                     conn.exchange = Some(Box::new(exchange));
                 }
@@ -124,19 +128,26 @@ impl Shard {
     /// What the exchange is that begins, and what is to be done.
     fn on_head(
         &mut self,
+        index: ConnIndex,
         head: &Head<'_>,
         behind: &[u8],
-        peer: IpAddr,
         crowded: bool,
     ) -> (Exchange, Route) {
+        let peer = self.address(index).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let address = net::client_address(head, peer, &self.options.trusted_proxies);
-        let route = self.route(head, behind, address, crowded);
+        let (route, is_enough) = match self.route(head, behind, address, crowded) {
+            Route::Refuse(answer) => {
+                let Over { answer, is_enough } = self.count_refusal(index, address, answer);
+                (Route::Refuse(answer), is_enough)
+            }
+            route => (route, false),
+        };
         if crowded && matches!(route, Route::Refuse(_)) {
             self.counters.turned_away += 1;
         }
         // Who asked for an upgrade may go on as if it had it.
         let is_upgrade = head.count("upgrade") > 0 || matches!(head.path, "/ws" | "/echo");
-        let is_last = crowded || is_upgrade;
+        let is_last = crowded || is_upgrade || is_enough;
         let exchange = Exchange::begin(head, address, &self.options.origins, is_last);
         (exchange, route)
     }
@@ -169,7 +180,7 @@ impl Shard {
                 }
                 self.begin_posting(index, room, body, expects);
             }
-            Route::Events(room, since, caller) => self.begin_events(index, &room, since, caller),
+            Route::Events(following) => self.begin_events(index, following),
             Route::Answer(answer) => self.answer(index, answer),
             Route::Refuse(answer) => self.refuse(index, answer),
             Route::Echo(answer, agreed) => self.open_echo(index, &answer, agreed),
@@ -241,6 +252,32 @@ impl Shard {
         self.answer(index, response);
     }
 
+    /// Its peer sends nothing more. What it has asked for is answered; who waits for nothing is
+    /// gone.
+    pub(super) fn on_half_closed(&mut self, index: ConnIndex) {
+        let Some(conn) = self.conn_mut(index) else {
+            return;
+        };
+        conn.peer_closed = true;
+        let is_asking = match conn.phase {
+            Phase::Answering => true,
+            Phase::Head => conn.resuming,
+            _ => false,
+        };
+        let is_told = matches!(conn.phase, Phase::Head | Phase::Closing) && conn.outbox.is_some();
+        if !is_asking && !is_told {
+            self.remove(index);
+            return;
+        }
+        if !is_asking && conn.phase == Phase::Head {
+            self.begin_closing(index);
+        }
+        // There is nothing to be read.
+        if let Some(conn) = self.conn_mut(index) {
+            conn.paused = true;
+        }
+    }
+
     /// Sends the answer to the request of now; then comes the next one, or the end.
     fn answer(&mut self, index: ConnIndex, response: Response) {
         let draining = self.draining;
@@ -251,9 +288,12 @@ impl Shard {
             return;
         }
         let exchange = conn.exchange.take();
+        let (is_last, has_more) = (conn.peer_closed, conn.stash.is_some());
         // It may not have got into its room.
         self.leave_all(index);
-        let closes = draining || exchange.as_ref().is_none_or(|exchange| exchange.closes);
+        let closes = draining
+            || exchange.as_ref().is_none_or(|exchange| exchange.closes)
+            || (is_last && !has_more);
         let (is_head, response) = match &exchange {
             Some(exchange) => (exchange.is_head(), exchange.share(response)),
             None => (false, response),

@@ -6,16 +6,19 @@
 //! is of an unknown type, pings and pongs; only closes do not. `/echo` is for conformance suites,
 //! and has no limits.
 //!
-//! A WebSocket over `--max-connections-per-address` is refused at the upgrade by 429: it is the
-//! client that is to hold back, and a proxy must not ask the next instance in its place.
+//! A WebSocket over `--max-connections-per-address` is refused at the upgrade by 429, and so is a
+//! stream of events: it is the client that is to hold back, and a proxy must not ask the next
+//! instance in its place. What counts of HTTP beyond that is said in `http::limits`.
 //!
-//! The addresses' homes are told by mail, and nobody waits for them but an upgrade.
+//! The addresses' homes are told by mail, and nobody waits for them but who is to be let in.
+
+use std::net::IpAddr;
 
 use super::addresses::AddressKey;
-use super::allowance::Limit;
+use super::allowance::{Limit, Rates};
 use super::connection::Phase;
 use super::edge::{Taken, contained};
-use super::event::{AddressMail, ConnId, Opening};
+use super::event::{AddressMail, ConnId, Entrant};
 use super::{Effect, Mail, Shard, ShardId};
 use crate::hub::ConnIndex;
 use crate::model::limits::{HISTORY_ANSWER_MS, RATE_WARN_MS};
@@ -51,15 +54,35 @@ impl Shard {
         taken.map_err(|limit| Refused { limit, bytes })?;
         if let Some(place) = place {
             let (is_taken, tell) = self.addresses.take(place, self.now.ms);
-            if let Some((key, messages)) = tell {
-                self.tell_used(key, messages);
-            }
+            self.tell_used(tell);
             if !is_taken {
                 let limit = Limit::Address;
                 return Err(Refused { limit, bytes });
             }
         }
         Ok(())
+    }
+
+    /// Takes what is worth so many messages of an address, or does not.
+    pub(super) fn take_of_address(&mut self, address: IpAddr, messages: u32) -> bool {
+        let (is_taken, tell) = self
+            .addresses
+            .take_of(address.into(), messages, self.now.ms);
+        self.tell_used(tell);
+        is_taken
+    }
+
+    /// Whether nothing more is taken of an address for now.
+    pub(super) fn is_spent(&self, address: IpAddr) -> bool {
+        self.addresses.is_spent(address.into(), self.now.ms)
+    }
+
+    /// Counts a message that is not taken; who is over the address's limit, is logged.
+    pub(super) fn count_limited(&mut self, limit: Limit, address: IpAddr) {
+        self.counters.limited[limit as usize] += 1;
+        if limit == Limit::Address {
+            self.warn_of_address(address);
+        }
     }
 
     /// Tells who sent it, and ends the connection if that was enough.
@@ -71,20 +94,11 @@ impl Shard {
     ) -> Taken {
         let Refused { limit, bytes } = refused;
         let rates = self.options.rates;
-        self.counters.limited[limit as usize] += 1;
-        if limit == Limit::Address {
-            self.warn_of_address(index);
+        if let Some(address) = self.address(index) {
+            self.count_limited(limit, address);
         }
         if let Message::Text(text) = message {
-            let why = match limit {
-                Limit::Messages => format!("at most {} messages a second", rates.messages),
-                Limit::Bytes => format!("at most {} bytes a second", rates.bytes),
-                Limit::Address => format!(
-                    "at most {} messages a second from one address",
-                    rates.address_messages
-                ),
-            };
-            let why = format!("{why}; this one was not taken");
+            let why = over(limit, &rates);
             // What it is does not matter, but its `ref` does.
             let Some(parsed) = contained(|| command::parse(text)) else {
                 return Taken::Panicked;
@@ -107,29 +121,30 @@ impl Shard {
     }
 
     /// Says now and then which address it is: it may be a proxy that nobody has named.
-    fn warn_of_address(&mut self, index: ConnIndex) {
-        let now_ms = self.now.ms;
-        if now_ms < self.warn_again_ms {
-            return;
-        }
-        if let Some(conn) = self.conn(index) {
-            let limited = Effect::Limited(conn.address);
-            self.warn_again_ms = now_ms + RATE_WARN_MS;
-            self.effects.push(limited);
+    fn warn_of_address(&mut self, address: IpAddr) {
+        if self.now.ms >= self.warn_again_ms {
+            self.warn_again_ms = self.now.ms + RATE_WARN_MS;
+            self.effects.push(Effect::Limited(address));
         }
     }
 
-    /// Lets a WebSocket in if its address may have one more; its home is asked.
-    pub(super) fn enter_address(&mut self, index: ConnIndex, opening: Opening) {
-        let Some(conn) = self.conn(index) else { return };
+    /// Lets somebody in if its address, which is that of its exchange from now on, may have one
+    /// more open; the address's home is asked.
+    pub(super) fn enter_address(&mut self, index: ConnIndex, entrant: Entrant) {
+        let Some(conn) = self.conn_mut(index) else {
+            return;
+        };
+        if let Some(exchange) = &conn.exchange {
+            conn.address = exchange.address;
+        }
         let key = AddressKey::from(conn.address);
         if self.options.rates.address_connections == 0 {
-            return self.open(index, opening);
+            return self.let_in(index, entrant);
         }
         let home = key.home(self.options.shards);
         if home == self.id {
             return match self.addresses.enter(key) {
-                true => self.open(index, opening),
+                true => self.let_in(index, entrant),
                 false => self.turn_address_away(index),
             };
         }
@@ -137,8 +152,8 @@ impl Shard {
         if let Some(conn) = self.conn_mut(index) {
             conn.phase = Phase::Answering;
             conn.deadline_ms = deadline_ms;
-            let (conn, opening) = (conn.id(index), Box::new(opening));
-            let mail = AddressMail::Enter { key, conn, opening };
+            let conn = conn.id(index);
+            let mail = AddressMail::Enter { key, conn, entrant };
             self.lanes.post(home, Mail::Address(mail));
         }
     }
@@ -151,31 +166,43 @@ impl Shard {
                 self.lanes.post(from, Mail::Address(mail));
             }
             AddressMail::Level { key, level_ns } => {
-                if let Some(messages) = self.addresses.level(key, level_ns) {
-                    self.tell_used(key, messages);
-                }
+                let more = self.addresses.level(key, level_ns);
+                self.tell_used(more.map(|messages| (key, messages)));
             }
-            AddressMail::Enter { key, conn, opening } => {
-                let opening = self.addresses.enter(key).then_some(opening);
-                let mail = AddressMail::Entered { key, conn, opening };
+            AddressMail::Enter { key, conn, entrant } => {
+                let entrant = self.addresses.enter(key).then_some(entrant);
+                let mail = AddressMail::Entered { key, conn, entrant };
                 self.lanes.post(from, Mail::Address(mail));
             }
-            AddressMail::Entered { key, conn, opening } => self.on_entered(key, conn, opening),
+            AddressMail::Entered { key, conn, entrant } => self.on_entered(key, conn, entrant),
             AddressMail::Exit(key) => self.addresses.exit(key),
         }
     }
 
-    /// The home has let a WebSocket in, or not.
-    fn on_entered(&mut self, key: AddressKey, conn: ConnId, opening: Option<Box<Opening>>) {
+    fn let_in(&mut self, index: ConnIndex, entrant: Entrant) {
+        match entrant {
+            Entrant::Socket(opening) => self.open(index, *opening),
+            Entrant::Stream(following) => self.follow(index, *following),
+        }
+    }
+
+    /// The home has let somebody in, or not.
+    fn on_entered(&mut self, key: AddressKey, conn: ConnId, entrant: Option<Entrant>) {
+        let waiting = self.find_conn(conn);
+        if waiting.as_ref().is_some_and(|conn| conn.peer_closed) {
+            // It is read no more: what it asked for can't be.
+            self.abort(conn.index);
+        }
         let waiting = self
             .find_conn(conn)
             .filter(|conn| conn.phase == Phase::Answering);
         let is_there = waiting.is_some();
         // As where it comes in one piece with the head.
-        let is_early = waiting.is_some_and(|conn| conn.stash.is_some());
-        match opening {
-            Some(opening) if is_there && !is_early && !self.draining => {
-                self.open(conn.index, *opening);
+        let is_early = waiting.is_some_and(|conn| conn.stash.is_some())
+            && matches!(entrant, Some(Entrant::Socket(_)));
+        match entrant {
+            Some(entrant) if is_there && !is_early && !self.draining => {
+                self.let_in(conn.index, entrant);
             }
             Some(_) => {
                 self.exit(key);
@@ -206,7 +233,7 @@ impl Shard {
         self.refuse(index, answer);
     }
 
-    /// A WebSocket is open: it counts for its address.
+    /// It was let in: it counts for its address.
     pub(super) fn join_address(&mut self, index: ConnIndex) {
         if !self.options.rates.know_addresses() {
             return;
@@ -243,16 +270,31 @@ impl Shard {
         }
     }
 
-    fn tell_used(&mut self, key: AddressKey, messages: u32) {
-        let home = key.home(self.options.shards);
-        let mail = AddressMail::Used { key, messages };
-        self.lanes.post(home, Mail::Address(mail));
+    fn tell_used(&mut self, used: Option<(AddressKey, u32)>) {
+        if let Some((key, messages)) = used {
+            let home = key.home(self.options.shards);
+            let mail = AddressMail::Used { key, messages };
+            self.lanes.post(home, Mail::Address(mail));
+        }
     }
 
     /// Forgets addresses that are as new ones would be.
     pub(super) fn forget_addresses(&mut self) {
-        for (key, messages) in self.addresses.forget(self.now.ms) {
-            self.tell_used(key, messages);
+        for used in self.addresses.forget(self.now.ms) {
+            self.tell_used(Some(used));
         }
     }
+}
+
+/// What is told to who is over a limit.
+pub(super) fn over(limit: Limit, rates: &Rates) -> String {
+    let at_most = match limit {
+        Limit::Messages => format!("at most {} messages a second", rates.messages),
+        Limit::Bytes => format!("at most {} bytes a second", rates.bytes),
+        Limit::Address => format!(
+            "at most {} messages a second from one address",
+            rates.address_messages
+        ),
+    };
+    format!("{at_most}; this one was not taken")
 }

@@ -177,6 +177,7 @@ impl Shard {
             Event::Accepted(index, arrival) => self.on_accepted(index, arrival),
             Event::Bytes(index, bytes) => self.on_bytes(index, bytes),
             Event::Ended(index) => self.remove(index),
+            Event::HalfClosed(index) => self.on_half_closed(index),
             Event::Writable(index) => self.on_writable(index),
             Event::Answered(id, response) => self.on_answered(id, response),
             Event::Mail(from, mail) => self.on_mail(from, mail),
@@ -225,6 +226,11 @@ impl Shard {
     /// The address of a connection: its client's, or that of the proxy before it.
     pub fn address(&self, index: ConnIndex) -> Option<IpAddr> {
         self.conn(index).map(|conn| conn.address)
+    }
+
+    /// Whether the connection is still there.
+    pub fn holds(&self, index: ConnIndex) -> bool {
+        self.conn(index).is_some()
     }
 
     /// Whether the connection wants to be read.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
 use crate::support::{
-    PATIENCE, Server, all, connect, connect_narrow, eventually, read_to_end, ringcast,
+    PATIENCE, Server, all, connect, connect_narrow, eventually, post, read_to_end, ringcast,
 };
 
 /// An authority, and what it signed.
@@ -643,4 +643,25 @@ fn an_idle_connection_holds_its_session_and_no_buffer() {
     assert!(grown < 10 * 1024, "{grown} bytes a connection");
     assert!(sealed.metric("connections") > count && began.elapsed() < 60 * PATIENCE);
     drop(all);
+}
+
+/// By a `close_notify`, and the end of its bytes: what it has asked is answered.
+#[test]
+fn who_says_that_it_sends_nothing_more_is_answered() {
+    let sealed = Sealed::start(&[]);
+    for n in 1..=20 {
+        let mut stream = sealed.over(connect(sealed.server.port));
+        let request = post("a", "{\"payload\":1}");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+        stream.sock.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+        assert!(answer.contains(&format!("\"offset\":{n}}}")), "{answer:?}");
+    }
+    eventually("all of them to be gone", || {
+        (sealed.metric("connections") == 1).then_some(())
+    });
 }

@@ -272,7 +272,8 @@ impl Sockets {
                 peer.session.put_back(unfinished);
                 return Received::Nothing;
             }
-            Ok(_) | Err(_) => return Received::Ended,
+            Ok(_) => return Received::HalfClosed,
+            Err(_) => return Received::Ended,
         };
         let is_first = !std::mem::replace(&mut peer.has_begun, true);
         if is_first && input[0].is_ascii_uppercase() {
@@ -287,7 +288,7 @@ impl Sockets {
             Opened {
                 plain: bytes @ 1.., ..
             } => Received::Bytes(bytes),
-            Opened { is_last: true, .. } => Received::Ended,
+            Opened { is_last: true, .. } => Received::HalfClosed,
             Opened { .. } => Received::Nothing,
         }
     }

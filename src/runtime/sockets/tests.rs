@@ -66,7 +66,7 @@ async fn race(enough: u64) {
                 read += bytes as u64;
             }
             Received::Nothing => {}
-            Received::Ended => break,
+            Received::Ended | Received::HalfClosed => break,
             Received::Broken(why) => panic!("{why}"),
         }
     }

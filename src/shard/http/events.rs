@@ -6,33 +6,28 @@
 //!
 //! ```text
 //! Head ─▶ Joining ─▶ Events ─▶ Closing
-//!            └▶ refused: an answer like any other
+//!   └────────┴▶ refused: an answer like any other
 //! ```
+//!
+//! It counts as a connection of its address, and beginning it as a message.
 
 use crate::access::Caller;
 use crate::hub::{ConnIndex, Encoding};
-use crate::model::RoomName;
 use crate::model::limits::HISTORY_ANSWER_MS;
 use crate::net::{Delivery, response};
-use crate::protocol::command::{Command, Request, Since};
+use crate::protocol::command::{Command, Request};
 use crate::protocol::{event, stream};
 use crate::shard::Shard;
 use crate::shard::connection::Phase;
+use crate::shard::event::{Entrant, Following};
 
 const MEDIA_TYPE: &str = "text/event-stream";
 /// Nobody between is to keep it, or to hold it back.
 const HEADERS: &[(&str, &str)] = &[("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")];
 
 impl Shard {
-    /// Joins; to HEAD all is said without it.
-    pub(super) fn begin_events(
-        &mut self,
-        index: ConnIndex,
-        room: &RoomName,
-        since: Option<Since>,
-        caller: Caller,
-    ) {
-        let deadline_ms = self.now.ms + 2 * HISTORY_ANSWER_MS;
+    /// Asks whether it may be; to HEAD all is said without it.
+    pub(super) fn begin_events(&mut self, index: ConnIndex, following: Following) {
         let Some(conn) = self.conn_mut(index) else {
             return;
         };
@@ -41,9 +36,27 @@ impl Shard {
         };
         // It has no length, and so ends with the connection.
         exchange.closes = true;
+        let client = exchange.address;
         if exchange.is_head() {
             return self.answer(index, response::stream(MEDIA_TYPE, HEADERS));
         }
+        match self.take_request(index, client, 0) {
+            Ok(()) => self.enter_address(index, Entrant::Stream(Box::new(following))),
+            Err(over) => self.refuse(index, over.answer),
+        }
+    }
+
+    /// It may be: joins.
+    pub(in crate::shard) fn follow(&mut self, index: ConnIndex, following: Following) {
+        let deadline_ms = self.now.ms + 2 * HISTORY_ANSWER_MS;
+        let Following {
+            room,
+            since,
+            caller,
+        } = following;
+        let Some(conn) = self.conn_mut(index) else {
+            return;
+        };
         conn.phase = Phase::Joining;
         conn.deadline_ms = deadline_ms;
         conn.encoding = Encoding::Events;
@@ -51,6 +64,7 @@ impl Shard {
             self.become_user(index, claims);
         }
         self.add_user(index);
+        self.join_address(index);
         let command = Command::Join {
             room: room.as_str().into(),
             username: None,
@@ -68,9 +82,6 @@ impl Shard {
         };
         if conn.phase == Phase::Joining {
             let exchange = conn.exchange.take();
-            if let Some(exchange) = &exchange {
-                conn.address = exchange.address;
-            }
             conn.phase = Phase::Events;
             conn.deadline_ms = u64::MAX;
             conn.stash = None;

@@ -14,7 +14,7 @@ pub(in crate::shard) struct Exchange {
     /// Whether that is what the client wants, and not for the sake of a body.
     pub(super) wants_close: bool,
     /// The client's address, which is another one with each request of a proxy's.
-    pub(super) address: IpAddr,
+    pub(in crate::shard) address: IpAddr,
     /// Whether the answer goes without its body.
     is_head: bool,
     /// To which web pages of other hosts the answer may be shown.

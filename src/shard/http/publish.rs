@@ -87,6 +87,18 @@ impl Shard {
     }
 
     fn publish_body(&mut self, index: ConnIndex, room: RoomName, body: &[u8]) {
+        let exchange = self.conn(index).and_then(|conn| conn.exchange.as_ref());
+        let Some(client) = exchange.map(|exchange| exchange.address) else {
+            return;
+        };
+        if let Err(over) = self.take_request(index, client, body.len()) {
+            if let Some(conn) = self.conn_mut(index)
+                && let Some(exchange) = &mut conn.exchange
+            {
+                exchange.closes |= over.is_enough;
+            }
+            return self.answer(index, over.answer);
+        }
         let parsed = contained(|| publication::parse(body)).unwrap_or_else(|| {
             self.counters.panics += 1;
             Err((ErrorCode::Internal, Cow::from(FAULT)))

@@ -11,9 +11,8 @@ use crate::model::limits::{
 use crate::model::{Epoch, Name, RoomName, name_is_valid};
 use crate::net::deflate::Agreed;
 use crate::net::{Body, Head, HeadError, Response, response, target};
-use crate::protocol::command::Since;
 use crate::protocol::stream;
-use crate::shard::event::Opening;
+use crate::shard::event::{Following, Opening};
 use crate::shard::{Page, Shard};
 
 /// Every path that is answered, and its methods; HEAD goes wherever GET does, OPTIONS everywhere.
@@ -55,8 +54,8 @@ pub(super) enum Route {
     Publish(RoomName, Body, bool, Caller),
     /// Who is in a room.
     Members(RoomName),
-    /// A room as server-sent events, from a position on, and to whom.
-    Events(RoomName, Option<Since>, Caller),
+    /// A room as server-sent events.
+    Events(Following),
     /// List rooms: prefix, cursor, limit, and which of them.
     Rooms(String, String, usize, Grants),
     /// All that is to be said.
@@ -217,7 +216,11 @@ impl Shard {
             return Err(refuse("unavailable", why));
         }
         let last = head.header("last-event-id").filter(|id| !id.is_empty());
-        Ok(Route::Events(room, last.map(stream::since), caller))
+        Ok(Route::Events(Following {
+            room,
+            since: last.map(stream::since),
+            caller,
+        }))
     }
 
     fn kick_of(&self, head: &Head<'_>, address: IpAddr, user: &str) -> Result<Route, Response> {

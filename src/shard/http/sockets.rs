@@ -12,7 +12,7 @@ use crate::protocol::event;
 use crate::shard::access::Shown;
 use crate::shard::connection::Phase;
 use crate::shard::deflate::Echo;
-use crate::shard::event::Opening;
+use crate::shard::event::{Entrant, Opening};
 use crate::shard::{Effect, Shard};
 
 impl Shard {
@@ -93,12 +93,7 @@ impl Shard {
 
     /// The handshake is good: if its address may have one more, it is a WebSocket.
     pub(super) fn begin_opening(&mut self, index: ConnIndex, opening: Opening) {
-        if let Some(conn) = self.conn_mut(index)
-            && let Some(exchange) = &conn.exchange
-        {
-            conn.address = exchange.address;
-        }
-        self.enter_address(index, opening);
+        self.enter_address(index, Entrant::Socket(Box::new(opening)));
     }
 
     /// A WebSocket that echoes.

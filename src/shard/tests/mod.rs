@@ -9,6 +9,7 @@
 //! | `oracle` | what all clients and the store know together |
 //! | `stage` | shards without chance: all moves when a test says so |
 //! | `regressions` | what broke once, there |
+//! | `half_closed` | clients that send nothing more, or are gone, at each stage of a request |
 //! | `cluster` | a simulator of several instances over a fake Redis |
 //!
 //! `RINGCAST_SIM_SEEDS=n` runs n seeds, `RINGCAST_SIM_SEED=s` that one, `RINGCAST_SIM_FROM=s`
@@ -17,6 +18,7 @@
 mod client;
 mod cluster;
 mod frames;
+mod half_closed;
 mod oracle;
 mod regressions;
 mod setup;
