@@ -1,14 +1,18 @@
 //! `docs/openapi.json` against the server: every path, method and status that it documents is
 //! asked for and comes, and every answer has the shape that is documented. No route is left out.
+//! What proof an operation takes is tried one by one: those that it names, and those that it does
+//! not.
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpListener;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringcast::shard::ROUTES;
 use serde_json::{Value, json};
 
-use super::support::{Answer, Client, Server, all, connect, post, upgrade_head};
+use super::support::{Answer, Client, Server, all, connect, eventually, post, upgrade_head};
+use super::tokens::Issuer;
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap()
@@ -142,6 +146,8 @@ fn every_documented_answer_comes_and_has_its_shape() {
     of_one_that_is_well(&mut asked);
     of_one_that_is_full(&mut asked);
     of_one_without_its_redis(&mut asked);
+    of_one_with_locks(&mut asked);
+    of_one_that_has_enough(&mut asked);
     if all() {
         of_one_that_waits(&mut asked);
     } else {
@@ -246,6 +252,123 @@ fn of_one_without_its_redis(asked: &mut Asked) {
     let messages = "/api/rooms/{room}/messages";
     asked.ask(&server, messages, &get("/api/rooms/a/messages"), 503);
     asked.ask(&server, messages, &post("a", "{\"payload\":1}"), 503);
+}
+
+const SECRET: &str = "a secret of the tests, thirty-two bytes long";
+const KEY: &str = "a-key-of-the-tests";
+const LOCKED: [&str; 6] = [
+    "--store",
+    "memory",
+    "--jwt-secret",
+    SECRET,
+    "--api-key",
+    KEY,
+];
+
+/// All that can be done, each by one request, and how it is answered where it may be.
+fn operations() -> [(&'static str, String, u16); 7] {
+    let kick = get("/api/users/u/connections").replace("GET", "DELETE");
+    [
+        ("/ws", upgrade_head("/ws"), 101),
+        ("/api/rooms", get("/api/rooms"), 200),
+        (
+            "/api/rooms/{room}/messages",
+            get("/api/rooms/a/messages"),
+            200,
+        ),
+        (
+            "/api/rooms/{room}/messages",
+            post("a", "{\"payload\":1}"),
+            200,
+        ),
+        (
+            "/api/rooms/{room}/members",
+            get("/api/rooms/a/members"),
+            200,
+        ),
+        ("/api/rooms/{room}/events", get("/api/rooms/a/events"), 200),
+        ("/api/users/{user_id}/connections", kick, 200),
+    ]
+}
+
+fn token() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let claims = json!({"sub": "ann", "exp": since.as_secs() + 600});
+    Issuer::secret(SECRET).token(&claims)
+}
+
+/// A request with a proof, as the scheme of that name shows it.
+fn with_proof(document: &Value, scheme: &str, request: &str) -> String {
+    let how = &document["components"]["securitySchemes"][scheme];
+    let proof = match scheme {
+        "apiKey" => KEY.to_owned(),
+        _ => token(),
+    };
+    if how["type"] == "http" {
+        assert_eq!(how["scheme"], "bearer");
+        let lines = format!("Host: a\r\nAuthorization: Bearer {proof}");
+        return request.replacen("Host: a", &lines, 1);
+    }
+    assert_eq!(
+        (&how["type"], &how["in"]),
+        (&json!("apiKey"), &json!("query"))
+    );
+    let name = how["name"].as_str().unwrap();
+    let query = format!("?{name}={proof} HTTP/1.1");
+    request.replacen(" HTTP/1.1", &query, 1)
+}
+
+/// Whether an operation says that this scheme is enough for it, or, by `""`, nothing at all.
+fn takes(document: &Value, path: &str, request: &str, scheme: &str) -> bool {
+    let method = request.split(' ').next().unwrap().to_lowercase();
+    let ways = document["paths"][path][&method]["security"].as_array();
+    let is_it = |way: &Value| {
+        let mut names = way.as_object().unwrap().keys();
+        names.next().map_or("", String::as_str) == scheme
+    };
+    ways.unwrap().iter().any(is_it)
+}
+
+fn of_one_with_locks(asked: &mut Asked) {
+    let server = Server::start(&LOCKED);
+    let document = asked.document.clone();
+    let schemes = document["components"]["securitySchemes"].as_object();
+    for (path, request, good) in operations() {
+        asked.ask(&server, path, &request, 401);
+        assert!(
+            takes(&document, path, &request, ""),
+            "{path}: it may be open"
+        );
+        for scheme in schemes.unwrap().keys() {
+            let request = with_proof(&document, scheme, &request);
+            if takes(&document, path, &request, scheme) {
+                asked.ask(&server, path, &request, good);
+            } else {
+                let status = server.http(request.as_bytes()).status;
+                assert!(matches!(status, 401 | 403), "{path} by {scheme}: {status}");
+            }
+        }
+    }
+    // What has no lock is open to all.
+    for path in ["/health", "/ready", "/metrics"] {
+        assert_eq!(document["paths"][path]["get"]["security"], Value::Null);
+        asked.ask(&server, path, &get(path), 200);
+    }
+}
+
+fn of_one_that_has_enough(asked: &mut Asked) {
+    let flags = [&LOCKED[..], &["--rate-limit-address", "1"]].concat();
+    let server = Server::start(&flags);
+    let document = asked.document.clone();
+    for (path, request, _) in operations() {
+        let request = with_proof(&document, "token", &request);
+        let request = request.replace("Bearer ", "Bearer not");
+        // Two at once, and one a second.
+        eventually("the address to be over its limit", || {
+            (server.http(request.as_bytes()).status == 429).then_some(())
+        });
+        asked.ask(&server, path, &request, 429);
+    }
 }
 
 fn of_one_that_waits(asked: &mut Asked) {
