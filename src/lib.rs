@@ -114,6 +114,11 @@
 //! - **Acks that wait for replicas** (`--ack-replicas`) are calls without an answer until WAIT is
 //!   answered well, so a failover needs nothing of its own: they are sent again. Too few replicas
 //!   are a Redis that is away.
+//! - **The subscription is younger than the commands link**, and what it brings counts only once
+//!   that link has answered something asked behind it. What a Redis had sent before it was lost may
+//!   come behind the greeting of the next one, which gives the same numbers anew: it would move
+//!   the known place over the loss, and ack what is not there (simulator, seed 1685). It costs a
+//!   resubscription and a repair for each commands link that is made anew.
 //! - **Offsets of rooms stay in Redis' state** as long as their epoch, also when nothing of the
 //!   room is in the stream any more: a room that began anew at 1 would give an offset twice, and
 //!   one that began at a floor common to all would tell members of losses that were none.

@@ -43,6 +43,8 @@
 //! - `seq` counts the entries of a partition within an epoch without holes, in stream order.
 //! - What is delivered is delivered in the order of (epoch, seq), own messages too: none twice,
 //!   none passed over unless the stream does not have it any more, which is told.
+//! - Between two greetings all that counts, acks, pages and what the channel brings, is of the one
+//!   Redis that was greeted (`partition/subscription`); each greeting has all that counted checked.
 //! - A producer's messages get into the stream in the order of their numbers, each once, however
 //!   often they are sent: the script takes number `max(last, base - 1) + 1` and no other, skips
 //!   what is below and refuses what is above.

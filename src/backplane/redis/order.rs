@@ -197,6 +197,19 @@ impl Order {
         }
     }
 
+    /// What comes next is of a Redis that may be another: what was heard of and not passed on
+    /// counts no more. What that one says to exist is repaired from the last that was passed on.
+    pub fn forget_heard(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+        (self.known, self.seen) = (None, None);
+        self.cursor = EntryId::default();
+        (self.steps_back, self.scanned_for) = (0, None);
+        if let Some(reading) = &mut self.reading {
+            reading.is_stale = true;
+        }
+    }
+
     /// What is to be read, if anything. Changes with every other call, and by itself at
     /// [`Order::wake_at`].
     pub fn poll_read(&mut self, now_ms: u64) -> Option<Read> {

@@ -16,6 +16,7 @@
 //! | `partition/replicas` | acks that wait for replicas |
 //! | `partition/replies` | questions, and what their replies mean |
 //! | `partition/rooms` | rooms that are followed: opening, order, losses, the past |
+//! | `partition/subscription` | whether what the channel brings counts |
 //!
 //! What stands in the order waits in `ready` until [`Partition::drive`] lets it out, so that a
 //! shard that is pressed is not given more than its logs can hold; while too much is ready the
@@ -31,6 +32,7 @@ mod past;
 mod replicas;
 mod replies;
 mod rooms;
+mod subscription;
 
 use std::collections::VecDeque;
 
@@ -41,6 +43,7 @@ use self::arrivals::Arrivals;
 use self::replicas::Replicas;
 use self::replies::Question;
 use self::rooms::Followed;
+use self::subscription::Subscription;
 use super::breaker::{Breaker, State};
 use super::names::Names;
 use super::order::{Order, Ordered};
@@ -116,6 +119,7 @@ pub struct Partition<T> {
     commands: Wire<Question>,
     subscriber: Wire<()>,
     keep: keep::Keep,
+    subscription: Subscription,
     breaker: Breaker,
     publisher: Publisher<Whose<T>>,
     replicas: Replicas,
@@ -132,6 +136,8 @@ pub struct Partition<T> {
     rooms: HashMap<RoomName, Followed>,
     /// Rooms whose offsets are to be asked for.
     unasked: Vec<RoomName>,
+    /// How many questions for them have been asked.
+    offsets_asked: u64,
     /// Whose messages are not to be delivered to themselves, until they are delivered.
     skips: HashMap<MessageId, T>,
     arrivals: Arrivals,
@@ -222,6 +228,7 @@ impl<T: Origin> Partition<T> {
             commands: Wire::new(Link::Commands, settings.login.clone()),
             subscriber: Wire::new(Link::Subscriber, settings.login.clone()),
             keep: keep::Keep::new(seed),
+            subscription: Subscription::default(),
             breaker: Breaker::new(0),
             publisher,
             replicas: Replicas::new(settings.ack_replicas),
@@ -235,6 +242,7 @@ impl<T: Origin> Partition<T> {
             roster: Roster::new(settings.instance_id.clone(), nonce, &roster),
             rooms: HashMap::new(),
             unasked: Vec::new(),
+            offsets_asked: 0,
             skips: HashMap::new(),
             arrivals: Arrivals::default(),
             reaching: Vec::new(),
@@ -566,7 +574,7 @@ impl<T: Origin> Partition<T> {
 
     /// Whether own items may come late for reasons that are known.
     fn is_behind(&self) -> bool {
-        self.degraded || self.order.is_repairing() || !self.keep.is_subscribed()
+        self.degraded || self.order.is_repairing() || !self.subscription.is_proved()
     }
 
     /// Whether more of the order may be let in.
@@ -599,3 +607,6 @@ fn preview(outgoing: &Outgoing) -> Preview {
         sent_at: outgoing.sent_at,
     }
 }
+
+#[cfg(test)]
+mod tests;

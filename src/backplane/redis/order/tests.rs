@@ -3,7 +3,7 @@
 //! The truth is what was ever stored. After each step: what came out rises, is what was stored, and
 //! leaves out nothing that the stream still has; a hole names only what the stream has lost.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -94,6 +94,11 @@ enum Step {
     },
     Poll,
     Resubscribe,
+    /// Redis comes back without some of what was not passed on, and is greeted: within the epoch.
+    LoseUnpassed {
+        count: u8,
+        published: u8,
+    },
     /// The read is asked for; Redis does it later.
     Ask,
     Execute {
@@ -117,6 +122,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         3 => Just(Step::Poll),
         1 => Just(Step::Resubscribe),
+        1 => (0..30_u8, 0..30_u8)
+            .prop_map(|(count, published)| Step::LoseUnpassed { count, published }),
         5 => Just(Step::Ask),
         5 => (2..30_u8).prop_map(|at_most| Step::Execute { at_most }),
         5 => (0..5_u8).prop_map(|n| Step::Answer { fails: n == 0 }),
@@ -136,7 +143,7 @@ struct World {
     stored: BTreeSet<(u64, u64)>,
     start: Key,
     last: Key,
-    passed: BTreeSet<Key>,
+    passed: BTreeMap<Key, Item>,
     /// What the channel brought; all of it fits into what may be held.
     brought: BTreeSet<Key>,
 }
@@ -160,7 +167,7 @@ impl World {
             now_ms: 0,
             stored: (1..=redis.seq).map(|seq| (1, seq)).collect(),
             last: start,
-            passed: BTreeSet::new(),
+            passed: BTreeMap::new(),
             brought: BTreeSet::new(),
             start,
             redis,
@@ -242,6 +249,7 @@ impl World {
                 self.order
                     .on_resubscribed(epoch(self.redis.epoch), self.redis.seq);
             }
+            Step::LoseUnpassed { count, published } => self.lose_unpassed(count, published),
             Step::Ask => {
                 if let Some(read) = self.order.poll_read(self.now_ms) {
                     assert!(
@@ -270,6 +278,29 @@ impl World {
         self.check(out);
     }
 
+    fn lose_unpassed(&mut self, count: u8, published: u8) {
+        let (last, stream) = (self.last, &mut self.redis.stream);
+        let is_unpassed = |it: &Option<Item>| it.as_ref().is_none_or(|it| key_of(it) > last);
+        let unpassed = stream.iter().rev().take_while(|it| is_unpassed(&it.1));
+        let lost = unpassed.count().min(count.into());
+        let items = stream.drain(stream.len() - lost..).filter_map(|it| it.1);
+        let of_epoch = epoch(self.redis.epoch);
+        for item in items {
+            self.stored.remove(&(item.place.epoch.ms(), item.place.seq));
+            self.redis.seq -= u64::from(item.place.epoch == of_epoch);
+        }
+        self.redis.clock_ms += 1;
+        self.redis.last = self.redis.next_id();
+        self.channel.clear();
+        self.brought.retain(|&key| key <= last);
+        if self.asked.take().is_some() || self.page.take().is_some() {
+            self.order.on_read_failed(self.now_ms);
+        }
+        self.order.forget_heard();
+        self.step(&Step::Resubscribe);
+        (0..published).for_each(|i| self.publish(i));
+    }
+
     fn check(&mut self, out: Vec<Ordered>) {
         for ordered in out {
             match ordered {
@@ -277,7 +308,7 @@ impl World {
                     let key = key_of(&item);
                     assert_eq!(key, (self.last.0, self.last.1 + 1), "the next one");
                     self.last = key;
-                    self.passed.insert(key);
+                    self.passed.insert(key, item);
                 }
                 Ordered::Epoch(epoch) => {
                     assert!(epoch > self.last.0, "epochs rise");
@@ -290,8 +321,8 @@ impl World {
                 } => {
                     assert_eq!((epoch, from_seq), (self.last.0, self.last.1 + 1));
                     assert!(from_seq <= to_seq);
-                    let n = u64::from_str_radix(&epoch.as_str()[..12], 16).unwrap();
-                    assert!(self.stored.contains(&(n, to_seq)), "lost is what there was");
+                    let place = (epoch.ms(), to_seq);
+                    assert!(self.stored.contains(&place), "lost is what there was");
                     let lost = (epoch, from_seq)..=(epoch, to_seq);
                     assert_eq!(self.brought.range(lost).next(), None, "it was here");
                     self.last.1 = to_seq;
@@ -306,8 +337,8 @@ impl World {
             let key = key_of(item);
             let is_due = key > self.start && key <= self.last;
             assert!(
-                !is_due || self.passed.contains(&key),
-                "{key:?} was left out"
+                !is_due || self.passed.get(&key) == Some(item),
+                "{key:?} was left out, or is another's"
             );
         }
     }
@@ -529,6 +560,27 @@ fn what_is_held_has_a_bound_and_is_read_again() {
     let seqs = seqs(&mut out);
     assert_eq!(seqs.len() as u64, newest + 1);
     assert!(reads < 30, "{reads}");
+    assert_eq!(order.gaps().lost, 0);
+}
+
+/// Its number is given anew by the Redis that came back with less.
+#[test]
+fn what_was_held_of_a_redis_that_is_gone_is_not_passed_on() {
+    let (mut order, mut out) = (started(5), vec![]);
+    order.on_live(plain(1, 8), &mut out);
+    order.on_live(plain(1, 9), &mut out);
+    assert!(order.is_repairing());
+    order.forget_heard();
+    order.invariants();
+    assert_eq!((order.is_repairing(), order.poll_read(0)), (false, None));
+    order.on_resubscribed(epoch(1), 5);
+    let anew = |seq| item(epoch(1), seq, EntryId { ms: 7000, n: seq });
+    let all: Vec<_> = (6..=9).map(anew).collect();
+    for item in all.clone() {
+        order.on_live(item, &mut out);
+    }
+    let passed: Vec<_> = all.into_iter().map(Ordered::Item).collect();
+    assert_eq!(out, passed);
     assert_eq!(order.gaps().lost, 0);
 }
 

@@ -1,13 +1,14 @@
 //! What time drives: connects, login, the lease of the INSTANCE_ID, hello, polls, trimming.
 //!
 //! ```text
-//! commands:   connect ─▶ ready ─▶ load scripts ─▶ lease held ─▶ hello ─▶ greeted: publish, read
-//! subscriber: connect ─▶ ready ─▶ both channels ────────────────┘ (the first hello waits for it)
+//! commands:   connect ─▶ ready ─▶ load scripts ─▶ lease held ───▶ hello ─▶ greeted: publish, read
+//! subscriber:              └─▶ connect ─▶ ready ─▶ both channels ──┘
 //! ```
 //!
-//! A cold instance greets only once it is subscribed, so that what hello says is the newest is
-//! where the order begins, and all behind it comes by the channel. Later each greeting says what is
-//! known, and has it checked: what Redis lost begins a new epoch, before anything is published.
+//! An instance greets only once it is subscribed, so that all behind what hello says is the newest
+//! comes by the channel; a cold one begins there. Each later greeting says what is known, and has
+//! it checked: what Redis lost begins a new epoch, before anything is published. For that a
+//! subscription is no older than the commands link: see `subscription`.
 
 use bytes::Bytes;
 
@@ -60,7 +61,6 @@ pub(super) struct Keep {
     acked: Option<Place>,
     /// Above every epoch that was seen.
     candidate_ms: u64,
-    subscribed: [bool; 2],
     /// Whether the next poll comes behind a subscription.
     resubscribed: bool,
     /// When the last tick came, and since when they come in time.
@@ -86,7 +86,6 @@ impl Keep {
             hello_at_ms: 0,
             acked: None,
             candidate_ms: 0,
-            subscribed: [false; 2],
             resubscribed: false,
             ticked_ms: 0,
             awake_ms: 0,
@@ -125,8 +124,9 @@ impl Keep {
         self.shas.iter().all(Option::is_some)
     }
 
-    pub(super) fn is_subscribed(&self) -> bool {
-        self.subscribed == [true; 2]
+    /// How much there was before the subscription was not answered.
+    pub(super) fn ask_behind_again(&mut self, was_asked: bool) {
+        self.resubscribed |= was_asked;
     }
 
     /// The envelope of a signal, up to its payload.
@@ -238,7 +238,9 @@ impl<T: Origin> Partition<T> {
         if self.commands.is_down() && self.breaker.poll_connect(moment.ms) {
             self.asks.push(Ask::Link(self.commands.connect(moment.ms)));
         }
-        if self.subscriber.is_down() && self.keep.subscribe_at_ms <= moment.ms {
+        // Not before the commands: it must be younger.
+        let may = self.commands.is_up() && self.keep.subscribe_at_ms <= moment.ms;
+        if self.subscriber.is_down() && may {
             self.asks
                 .push(Ask::Link(self.subscriber.connect(moment.ms)));
         }
@@ -248,6 +250,7 @@ impl<T: Origin> Partition<T> {
     pub(super) fn on_commands_ready(&mut self, moment: &mut Moment<'_>) {
         self.counters.connects += 1;
         self.breaker.on_connected(moment.ms);
+        self.end_subscription(moment.ms);
         self.load_scripts(moment.ms);
         if !std::mem::replace(&mut self.keep.policy_asked, true) {
             let out = self.commands.ask(moment.ms, Question::Policy);
@@ -277,6 +280,17 @@ impl<T: Origin> Partition<T> {
         self.lose_questions(moment.ms);
     }
 
+    /// What the subscription goes on to bring may be of another Redis than the one that is to be
+    /// greeted; and what it has brought that is not passed on yet.
+    fn end_subscription(&mut self, now_ms: u64) {
+        let mut links = Vec::new();
+        self.subscriber.close(&mut links);
+        self.asks.extend(links.into_iter().map(Ask::Link));
+        self.subscription.on_end();
+        self.order.forget_heard();
+        (self.keep.subscribe_at_ms, self.keep.subscribe_pause_ms) = (now_ms, 0);
+    }
+
     pub(super) fn on_subscriber_ready(&mut self, moment: &mut Moment<'_>) {
         self.counters.connects += 1;
         self.keep.subscribe_pause_ms = 0;
@@ -291,7 +305,7 @@ impl<T: Origin> Partition<T> {
     }
 
     pub(super) fn on_subscriber_broken(&mut self, moment: &mut Moment<'_>) {
-        self.keep.subscribed = [false; 2];
+        self.subscription.on_end();
         let pause_ms = self.keep.subscribe_pause_ms;
         self.keep.subscribe_at_ms = moment.ms + (pause_ms as f64 * moment.rng.f64()) as u64;
         self.keep.subscribe_pause_ms =
@@ -300,10 +314,10 @@ impl<T: Origin> Partition<T> {
 
     pub(super) fn on_subscribed(&mut self, moment: &mut Moment<'_>, channel: &[u8]) {
         let names = [&self.names.broadcast, &self.names.control];
-        for (name, is) in names.iter().zip(&mut self.keep.subscribed) {
-            *is |= name.as_bytes() == channel;
+        if let Some(at) = names.iter().position(|name| name.as_bytes() == channel) {
+            self.subscription.on_channel(at);
         }
-        if self.keep.is_subscribed() {
+        if self.subscription.subscribed().is_some() {
             // How much was there before?
             self.keep.poll_at_ms = 0;
             self.keep.resubscribed = true;
@@ -375,10 +389,10 @@ impl<T: Origin> Partition<T> {
     /// Says what is known, and has it checked.
     fn greet(&mut self, moment: &mut Moment<'_>) {
         let known = self.promised();
-        let may = known.is_some() || self.keep.is_subscribed();
+        let subscribed = self.subscription.subscribed();
         let ready = self.keep.is_loaded() && self.keep.holding == Holding::Held;
         let due = !self.keep.greeted && !self.keep.hello_asked;
-        if !(may && ready && due && self.keep.hello_at_ms <= moment.ms) {
+        if !(subscribed.is_some() && ready && due && self.keep.hello_at_ms <= moment.ms) {
             return;
         }
         let Some(sha) = self.script(Script::Hello) else {
@@ -391,7 +405,7 @@ impl<T: Origin> Partition<T> {
             known,
             reached: None,
         };
-        let out = self.commands.ask(moment.ms, Question::Hello);
+        let out = self.commands.ask(moment.ms, Question::Hello(subscribed));
         hello.push(out, &sha, &self.names);
         self.counters.commands += 1;
     }
@@ -447,7 +461,8 @@ impl<T: Origin> Partition<T> {
             self.keep.poll_at_ms = now_ms + POLL_MS;
             let state = self.names.state.as_bytes();
             let is_behind = std::mem::take(&mut self.keep.resubscribed);
-            let out = self.commands.ask(now_ms, Question::Seen(is_behind));
+            let behind = self.subscription.subscribed().filter(|_| is_behind);
+            let out = self.commands.ask(now_ms, Question::Seen(behind));
             push_command(out, &[b"HMGET", state, b"epoch", b"seq"]);
             self.counters.commands += 1;
             if self.subscriber.is_up() && self.subscriber.unanswered() == 0 {
@@ -457,7 +472,7 @@ impl<T: Origin> Partition<T> {
         self.ask_offsets(now_ms);
         self.ask_floor(now_ms);
         self.ask_stream(now_ms);
-        if self.keep.is_subscribed() {
+        if self.subscription.subscribed().is_some() {
             self.ask_roster_all(now_ms);
         }
         if self.keep.trim_at_ms <= now_ms
@@ -488,7 +503,9 @@ impl<T: Origin> Partition<T> {
                 .iter()
                 .map(|room| format!("o:{}", room.as_str()))
                 .collect();
-            let out = self.commands.ask(now_ms, Question::Offsets(rooms));
+            self.offsets_asked += 1;
+            let question = Question::Offsets(self.offsets_asked, rooms);
+            let out = self.commands.ask(now_ms, question);
             let mut command = Command::new(out, 4 + fields.len());
             command.arg(b"HMGET").arg(self.names.state.as_bytes());
             command.arg(b"epoch").arg(b"seq");

@@ -8,6 +8,8 @@ use bytes::Bytes;
 
 use super::Partition;
 use super::replicas::Withheld;
+use super::subscription::Subscribed;
+use crate::backplane::redis::Item;
 use crate::backplane::redis::envelope::{self, Received};
 use crate::backplane::redis::publisher;
 use crate::backplane::redis::script::hello::{HelloReply, Made};
@@ -41,8 +43,8 @@ pub(super) enum Question {
         /// See above.
         is_probe: bool,
     },
-    /// Whether what is known is still there.
-    Hello,
+    /// Whether what is known is still there; asked behind that subscription.
+    Hello(Option<Subscribed>),
     /// To store a call's messages.
     Publish {
         /// Whose numbers they have.
@@ -52,11 +54,11 @@ pub(super) enum Question {
         /// How many messages.
         count: usize,
     },
-    /// How far rooms are.
-    Offsets(Vec<RoomName>),
-    /// How far the partition is; `true`: asked behind a subscription, so that what is missing is
+    /// How far rooms are; the how many-th such question.
+    Offsets(u64, Vec<RoomName>),
+    /// How far the partition is; the first one asked behind a subscription: what is missing is
     /// missing for good.
-    Seen(bool),
+    Seen(Option<Subscribed>),
     /// The stream's newest entry, once the partition was seen to be so far.
     Newest(Epoch, u64),
     /// A page of the stream, of so many entries, to mend a gap.
@@ -120,10 +122,8 @@ impl<T: Origin> Partition<T> {
     fn on_envelope(&mut self, bytes: &Bytes) {
         match envelope::item(bytes) {
             Ok(Received::Item { item, .. }) => {
-                let mut ordered = std::mem::take(&mut self.ordered);
-                self.order.on_live(item, &mut ordered);
-                self.on_ordered(ordered.drain(..));
-                self.ordered = ordered;
+                let counts = self.subscription.on_item(item);
+                self.on_live(counts);
             }
             Ok(Received::Passing { instance_id, .. })
                 if instance_id == self.settings.instance_id => {}
@@ -132,6 +132,22 @@ impl<T: Origin> Partition<T> {
             }
             Err(_) => self.counters.unreadable += 1,
         }
+    }
+
+    /// These came by the channel, and count.
+    fn on_live(&mut self, items: impl IntoIterator<Item = Item>) {
+        let mut ordered = std::mem::take(&mut self.ordered);
+        for item in items {
+            self.order.on_live(item, &mut ordered);
+        }
+        self.on_ordered(ordered.drain(..));
+        self.ordered = ordered;
+    }
+
+    /// What was asked behind the subscription is answered by whom we have greeted.
+    fn prove(&mut self, behind: Option<Subscribed>) {
+        let counts = self.subscription.on_answered(behind);
+        self.on_live(counts);
     }
 
     fn on_reply(&mut self, moment: &mut Moment<'_>, question: Question, value: Value) {
@@ -147,14 +163,14 @@ impl<T: Origin> Partition<T> {
             Question::Lease { is_probe } => self.on_lease(moment, is_probe, value),
             Question::Probe => self.on_probe(moment, value),
             Question::Replicas { is_probe } => self.on_replicas(moment, is_probe, value),
-            Question::Hello => self.on_hello(moment, value),
+            Question::Hello(behind) => self.on_hello(moment, behind, value),
             Question::Publish {
                 producer,
                 call,
                 count,
             } => self.on_published(moment, producer, call, count, value),
-            Question::Offsets(rooms) => self.on_offsets(moment, rooms, value),
-            Question::Seen(is_behind) => self.on_seen(moment, is_behind, value),
+            Question::Offsets(number, rooms) => self.on_offsets(moment, number, rooms, value),
+            Question::Seen(behind) => self.on_seen(moment, behind, value),
             Question::Newest(epoch, seq) => {
                 if let Some(all) = entries(&value) {
                     // An empty stream was trimmed, or deleted: what is missing is lost.
@@ -273,7 +289,7 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    fn on_hello(&mut self, moment: &mut Moment<'_>, value: Value) {
+    fn on_hello(&mut self, moment: &mut Moment<'_>, behind: Option<Subscribed>, value: Value) {
         let reply = match HelloReply::decode(value) {
             Ok(reply) => reply,
             Err(error) => {
@@ -307,6 +323,7 @@ impl<T: Origin> Partition<T> {
         } else {
             self.order.on_resubscribed(reply.epoch, reply.seq);
         }
+        self.prove(behind);
     }
 
     fn on_published(
@@ -387,10 +404,15 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    fn on_seen(&mut self, moment: &mut Moment<'_>, is_behind: bool, value: Value) {
+    fn on_seen(&mut self, moment: &mut Moment<'_>, behind: Option<Subscribed>, value: Value) {
+        // Whatever it says: it is an answer.
+        self.prove(behind);
         let Some((epoch, seq)) = state_of(&value) else {
             match value {
-                Value::Error(refusal) => self.on_refusal(moment, &refusal),
+                Value::Error(refusal) => {
+                    self.keep.ask_behind_again(behind.is_some());
+                    self.on_refusal(moment, &refusal);
+                }
                 // The state is gone.
                 _ => self.greet_again(moment.ms),
             }
@@ -405,7 +427,7 @@ impl<T: Origin> Partition<T> {
         if seen < (promised.epoch, promised.seq) {
             // Redis has less than we have seen.
             self.greet_again(moment.ms);
-        } else if is_behind {
+        } else if behind.is_some() {
             self.order.on_resubscribed(epoch, seq);
         } else if seen > known {
             let stream = self.names.stream.as_bytes();

@@ -36,6 +36,9 @@ pub(super) struct Followed {
     reached: Option<(Epoch, u64, u64)>,
     /// Its offset is asked for, or to be asked for.
     wants_offset: bool,
+    /// How many questions for offsets had been asked when it was opened: who asked before that may
+    /// be told of a time before, and what has passed since nobody followed.
+    opened_behind: u64,
 }
 
 impl<T: Origin> Partition<T> {
@@ -47,6 +50,7 @@ impl<T: Origin> Partition<T> {
         }
         let followed = Followed {
             wants_offset: true,
+            opened_behind: self.offsets_asked,
             ..Followed::default()
         };
         self.rooms.insert(room.clone(), followed);
@@ -170,6 +174,7 @@ impl<T: Origin> Partition<T> {
     pub(super) fn on_offsets(
         &mut self,
         moment: &mut Moment<'_>,
+        number: u64,
         asked: Vec<RoomName>,
         reply: Value,
     ) {
@@ -185,7 +190,8 @@ impl<T: Origin> Partition<T> {
                 .as_text()
                 .and_then(|text| std::str::from_utf8(text).ok());
             let offset = offset.and_then(|text| text.parse().ok()).unwrap_or(0);
-            if let Some(followed) = self.rooms.get_mut(&room) {
+            let followed = self.rooms.get_mut(&room);
+            if let Some(followed) = followed.filter(|it| it.opened_behind < number) {
                 followed.wants_offset = false;
                 followed.reached = Some((epoch, seq, offset));
                 self.reaching.push(room);
