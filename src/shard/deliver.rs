@@ -134,7 +134,7 @@ impl Shard {
     }
 
     /// Framed once; into the log here, and to the shards that have members.
-    fn deliver_publication(
+    pub(super) fn deliver_publication(
         &mut self,
         room: &RoomName,
         position: Position,
@@ -154,7 +154,14 @@ impl Shard {
         let Some(home) = self.home.rooms.get_mut(&key) else {
             return;
         };
-        home.position = Some(position);
+        match &mut home.position {
+            Some(at) => *at = position,
+            // Before the room is open: it was on its way when an earlier life of the room here
+            // ended. It does not make it open: the backplane may not follow it yet, and who else is
+            // there is counted when it does. In a personal room there are members before that.
+            None if room.personal_user().is_some() => {}
+            None => return,
+        }
         let subscribers = self.subscribers_of(key);
         let mut frame = std::mem::take(&mut self.scratch);
         frame.clear();

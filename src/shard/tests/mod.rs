@@ -14,6 +14,11 @@
 //!
 //! `RINGCAST_SIM_SEEDS=n` runs n seeds, `RINGCAST_SIM_SEED=s` that one, `RINGCAST_SIM_FROM=s`
 //! begins there, `RINGCAST_SIM_TRACE=1` prints every frame. A failure names its seed.
+//!
+//! In the quick set are 1,000 runs of one server (36 ms each, built for debugging) and 2,000 of
+//! clusters (75 ms): a minute and a half of two cores. Nothing stands out in their profile; built
+//! with `opt-level = 1` a run takes a seventh, but building the tests so takes a minute longer,
+//! which is all that it would save. Who wants many more sets `CARGO_PROFILE_DEV_OPT_LEVEL=1`.
 
 mod client;
 mod cluster;
@@ -81,6 +86,6 @@ fn holds(seed: u64) -> bool {
 
 #[test]
 fn every_promise_holds_in_every_run() {
-    let broken = broken(250, holds);
+    let broken = broken(1_000, holds);
     assert!(broken.is_empty(), "seeds {broken:?} fail");
 }

@@ -1,8 +1,8 @@
 //! What broke once, each by its shortest way, on a stage without delays unless a test makes one.
 
 use super::stage::{Peer, Stage, options, room_of};
-use crate::backplane::StoreReply;
-use crate::model::{Epoch, Name, RoomName};
+use crate::backplane::{Begun, StoreReply};
+use crate::model::{Epoch, Name, Position, RoomName};
 use crate::shard::Event;
 use crate::shard::lanes::Behind;
 
@@ -301,6 +301,55 @@ fn a_delivery_to_who_has_left_begins_no_log_for_who_comes_back() {
     let heard = stage.heard(peer);
     assert!(heard.contains("\"recovered\":true"), "{heard}");
     assert_eq!(heard.matches("\"type\":\"message\"").count(), 4, "{heard}");
+}
+
+/// It counted as open, and nobody followed it: its members heard nothing, and who was there on
+/// other instances was not counted.
+#[test]
+fn a_late_delivery_of_its_last_life_does_not_open_a_room() {
+    let mut stage = Stage::new(options(1, true));
+    let peer = stage.connect(0, "/ws");
+    let room = room_of(0);
+    let name = RoomName::parse(&room).unwrap();
+    let join = |reference: u32| format!(r#"{{"type":"join","room":"{room}","ref":{reference}}}"#);
+    let publish = format!(r#"{{"type":"publish","room":"{room}","payload":1}}"#);
+    stage.say(peer, &join(1));
+    stage.say(peer, &publish);
+    stage.pump();
+    let (epoch, offset) = (Epoch::new(1, 1), 5);
+    let (late, json) = (Position { epoch, offset }, b"{\"late\":true}");
+    stage.shards[0]
+        .0
+        .deliver_publication(&name, late, json, None, Begun::Unknown);
+    let failed = Err("the disk is away".into());
+    stage.answer(StoreReply::Opened(name.clone(), failed));
+    assert!(stage.heard(peer).contains("unavailable"));
+    stage.say(peer, &join(2));
+    stage.pump();
+    assert_eq!(stage.heard(peer), "", "it is to be opened first");
+    stage.answer(StoreReply::Opened(name, Ok((epoch, 9))));
+    let heard = stage.heard(peer);
+    assert!(heard.contains("\"offset\":9"), "{heard}");
+}
+
+#[test]
+fn a_late_delivery_of_its_last_life_reaches_who_is_in_its_personal_room_by_itself() {
+    let mut stage = Stage::new(options(1, true));
+    let peer = stage.connect(0, "/ws");
+    let room = format!("@{}", stage.id_of(peer));
+    stage.say(
+        peer,
+        &format!(r#"{{"type":"publish","room":"{room}","payload":1}}"#),
+    );
+    stage.pump();
+    let (epoch, offset) = (Epoch::new(1, 1), 5);
+    let (late, json) = (Position { epoch, offset }, b"{\"late\":true}");
+    let name = RoomName::parse(&room).unwrap();
+    stage.shards[0]
+        .0
+        .deliver_publication(&name, late, json, None, Begun::Unknown);
+    stage.pump();
+    assert!(stage.heard(peer).contains("late"));
 }
 
 #[test]

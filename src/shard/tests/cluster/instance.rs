@@ -12,6 +12,7 @@ use crate::backplane::redis::spool::SpoolAsk;
 use crate::hub::ConnIndex;
 use crate::model::Timestamp;
 use crate::model::limits::{CHUNK_BYTES_MAX, OUTBOX_BYTES_MAX};
+use crate::shard::home::HomeRoom;
 use crate::shard::tests::wires::{Wire, Wires};
 use crate::shard::tests::world::ANSWERS_BYTES;
 use crate::shard::{Effect, Event, Mail, Now, Shard, ShardId};
@@ -252,6 +253,9 @@ impl Instance {
         for node in &self.nodes {
             let shard = &node.shard;
             shard.invariants();
+            for room in shard.home.rooms.values() {
+                check_room(shard, room);
+            }
             let log_bytes_max = shard.options.log_bytes_max + 2 * CHUNK_BYTES_MAX;
             assert!(
                 shard.hub.log_bytes() <= log_bytes_max,
@@ -323,6 +327,18 @@ impl Instance {
             }
         }
     }
+}
+
+/// A room that is open is not being opened, and counts who is elsewhere only.
+fn check_room(shard: &Shard, room: &HomeRoom) {
+    if room.position.is_none() {
+        return;
+    }
+    assert!(room.opening.is_none(), "{room:?}");
+    let elsewhere = shard.home.backplane.users_elsewhere(&room.name);
+    let is_here = |user_id: &str| room.users.contains_key(user_id);
+    let elsewhere = elsewhere.filter(|(user_id, ..)| !is_here(user_id)).count();
+    assert_eq!(room.users_elsewhere, elsewhere as u64, "{room:?}");
 }
 
 /// What is sent, as far as it is text.

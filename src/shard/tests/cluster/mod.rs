@@ -46,6 +46,6 @@ fn holds(seed: u64) -> bool {
 
 #[test]
 fn a_cluster_keeps_every_promise_in_every_run() {
-    let broken = broken(300, holds);
+    let broken = broken(2_000, holds);
     assert!(broken.is_empty(), "seeds {broken:?} fail");
 }

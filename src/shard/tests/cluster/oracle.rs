@@ -147,7 +147,10 @@ impl Ledger {
             *last = stored.offset;
         }
         let epoch = redis.newest("").map(|(epoch, _)| epoch).unwrap_or_default();
-        for stored in &redis.lost {
+        // What was lost before it was acked may stand at the same place again.
+        let lost = redis.lost.iter().filter(|lost| !stored.contains(lost));
+        let lost: Vec<&Stored> = lost.collect();
+        for &stored in &lost {
             serials
                 .entry(serial_of(self, stored))
                 .or_default()
@@ -160,7 +163,7 @@ impl Ledger {
                 let Some(there) = there else {
                     panic!("what was acked is there: {attempt:?}, but only {all:?}");
                 };
-                let is_lost = redis.lost.contains(there);
+                let is_lost = lost.contains(there);
                 assert!(
                     !is_lost || there.epoch < epoch,
                     "an acked one was lost within an epoch: {attempt:?} {there:?}"
@@ -173,7 +176,7 @@ impl Ledger {
             let is_lost = |serial: &&usize| {
                 let all = serials.get(*serial).into_iter().flatten();
                 let mut there = all.filter(|it| (&it.room, it.offset) == (room, *offset));
-                there.any(|it| it.epoch == *place_epoch && redis.lost.contains(it))
+                there.any(|it| it.epoch == *place_epoch && lost.contains(it))
             };
             let lasting = all.iter().filter(|serial| !is_lost(serial)).count();
             assert!(
