@@ -312,15 +312,18 @@ fn a_late_delivery_of_its_last_life_does_not_open_a_room() {
     let room = room_of(0);
     let name = RoomName::parse(&room).unwrap();
     let join = |reference: u32| format!(r#"{{"type":"join","room":"{room}","ref":{reference}}}"#);
-    let publish = format!(r#"{{"type":"publish","room":"{room}","payload":1}}"#);
     stage.say(peer, &join(1));
-    stage.say(peer, &publish);
     stage.pump();
     let (epoch, offset) = (Epoch::new(1, 1), 5);
     let (late, json) = (Position { epoch, offset }, b"{\"late\":true}");
-    stage.shards[0]
-        .0
-        .deliver_publication(&name, late, json, None, Begun::Unknown);
+    let shard = &mut stage.shards[0].0;
+    shard.deliver_publication(&name, late, json, None, Begun::Unknown);
+    for room in shard.home.rooms.values() {
+        assert!(
+            room.opening.is_some() && room.position.is_none(),
+            "{room:?}"
+        );
+    }
     let failed = Err("the disk is away".into());
     stage.answer(StoreReply::Opened(name.clone(), failed));
     assert!(stage.heard(peer).contains("unavailable"));
