@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::support::{
-    Answer, Client, PATIENCE, Raw, Server, all, connect, connect_from, eventually, frame,
-    talking_each, upgrade_head,
+    Answer, Client, PATIENCE, Raw, Server, all, connect_from, eventually, frame, talking_each,
+    upgrade_head,
 };
 
 /// The limits as they are when nobody sets them.
@@ -146,7 +146,8 @@ fn one_large_message_is_no_offence() {
 /// messages that took. Meanwhile others are served.
 fn flood(server: &Server, flood: &[u8], each: usize, most: usize) -> (Option<u16>, usize) {
     talking_each(PAUSE, server, "others", 100, || {
-        let mut raw = Raw::over(connect(server.port), "/ws");
+        // From elsewhere: those who are served have a limit of their address, too.
+        let mut raw = Raw::over(connect_from([127, 0, 0, 2], server.port), "/ws");
         raw.frame().unwrap();
         raw.socket.set_nonblocking(true).unwrap();
         let mut sent = 0;
