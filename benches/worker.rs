@@ -2,13 +2,15 @@
 //! its indexes, by the same batch: in turns, one after the other, in one run.
 //!
 //! ```text
-//! bare:     rows encoded beforehand; one COPY a batch, each awaited; nothing else
-//! counted:  the same with what room_stats needs of the batch: the statements of a worker's batch
+//! bare:     rows encoded beforehand, in the order they came; one COPY a batch, each awaited
+//! by room:  the same, but in a batch a room's rows stand together, as a worker has them
+//! counted:  by room, with what room_stats needs of the batch: the statements of a worker's batch
 //! worker:   stopped (SIGSTOP) while its stream is filled, then let go: until the last commit
 //! ```
 //!
-//! What is measured against is `bare`; `counted` says what of the difference is the counts. With
-//! each, the CPU time of a row by process: it says which of them the others wait for.
+//! What is measured against is `bare`; the two between say what of the difference is the order and
+//! the counts. Each turn begins with another of them, so that none profits of its place. With each,
+//! the CPU time of a row by process: it says which of them the others wait for.
 //!
 //! Without `--bench` it runs once with few rows. `cargo bench --bench worker`, or with sizes of
 //! batches behind it (`-- 100 1000`) only those; what it prints is in docs/benches.md.
@@ -65,7 +67,7 @@ fn main() {
             continue;
         }
         let mut world = World::new(batch, count);
-        let mut turns: Vec<_> = (0..=turns).map(|_| world.turn()).collect();
+        let mut turns: Vec<_> = (0..=turns).map(|turn| world.turn(turn)).collect();
         // The first one warms up: files grow, users are seen.
         turns.remove(0);
         print(batch, &turns);
@@ -86,8 +88,24 @@ struct World {
     count: u64,
 }
 
-/// What each way took for the same rows: bare, counted, worker.
-type Turn = [Taken; 3];
+/// The ways of the same rows.
+#[derive(Clone, Copy)]
+enum Way {
+    Bare,
+    ByRoom,
+    Counted,
+    Worker,
+}
+
+const WAYS: [(Way, &str); 4] = [
+    (Way::Bare, "bare COPY"),
+    (Way::ByRoom, "by room"),
+    (Way::Counted, "with counts"),
+    (Way::Worker, "worker"),
+];
+
+/// What each of [`WAYS`] took.
+type Turn = [Taken; WAYS.len()];
 
 impl World {
     fn new(batch: u64, count: u64) -> Self {
@@ -107,15 +125,22 @@ impl World {
         }
     }
 
-    fn turn(&mut self) -> Turn {
-        let bare = self.bare(false);
-        let counted = self.bare(true);
-        let worker = self.worked();
-        [bare, counted, worker]
+    fn turn(&mut self, first: usize) -> Turn {
+        let mut turn = [Taken::default(); WAYS.len()];
+        for at in first..first + WAYS.len() {
+            let at = at % WAYS.len();
+            turn[at] = match WAYS[at].0 {
+                Way::Bare => self.bare(false, false),
+                Way::ByRoom => self.bare(true, false),
+                Way::Counted => self.bare(true, true),
+                Way::Worker => self.worked(),
+            };
+        }
+        turn
     }
 
-    /// Bare COPYs.
-    fn bare(&mut self, with_counts: bool) -> Taken {
+    /// COPYs, one after the other.
+    fn bare(&mut self, by_room: bool, with_counts: bool) -> Taken {
         let (batch, count) = (self.batch, self.count);
         let mut sql = COPY.to_owned();
         if with_counts {
@@ -123,7 +148,7 @@ impl World {
             sql.push_str(COPY_COUNTS);
         }
         let batches = (0..count / batch).map(|n| {
-            let mut rows = encoded(n * batch, batch);
+            let mut rows = encoded(n * batch, batch, by_room);
             if with_counts {
                 rows.extend_from_slice(&counts(n * batch, batch));
             }
@@ -162,7 +187,7 @@ impl World {
 
 /// Rows a second, and of one row the CPU time, in µs: Redis, who writes, PostgreSQL with all its
 /// processes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Taken {
     rate: f64,
     cpu_us: [f64; 3],
@@ -202,10 +227,7 @@ fn cpu(pid: u32) -> f64 {
 }
 
 fn print(batch: u64, turns: &[Turn]) {
-    for (at, name) in ["bare COPY", "with counts", "worker"]
-        .into_iter()
-        .enumerate()
-    {
+    for (at, (_, name)) in WAYS.into_iter().enumerate() {
         let of = |pick: &dyn Fn(&Taken) -> f64| median(turns.iter().map(|turn| pick(&turn[at])));
         let [redis, writer, postgres] = [0, 1, 2].map(|part| of(&|taken| taken.cpu_us[part]));
         let mut ratios: Vec<_> = turns
@@ -306,9 +328,13 @@ impl Talk {
 }
 
 /// The same rows as [`workers::fill`] makes entries of.
-fn encoded(first: u64, count: u64) -> Vec<u8> {
+fn encoded(first: u64, count: u64, by_room: bool) -> Vec<u8> {
     let mut buffer = CopyBuffer::default();
-    for n in first..first + count {
+    let mut numbers: Vec<_> = (first..first + count).collect();
+    if by_room {
+        numbers.sort_by_key(|n| n % ROOMS);
+    }
+    for n in numbers {
         let offset = n / ROOMS + 1;
         let payload = serde_json::json!({"n":n,"text":"x".repeat(60)}).to_string();
         let mut row = buffer.row(9);

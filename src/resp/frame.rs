@@ -263,10 +263,18 @@ impl Gauge {
 
 /// Where the first CRLF is.
 pub(super) fn crlf(bytes: &[u8]) -> Option<usize> {
+    // Nearly all lines are a kind and a few digits: to begin a search costs more than to look.
+    let near = &bytes[..bytes.len().min(NEAR_END)];
+    if let Some(end) = near.windows(2).position(|two| two == b"\r\n") {
+        return Some(end);
+    }
     let is_end = |&at: &usize| at > 0 && bytes[at - 1] == b'\r';
     let end = memchr::memchr_iter(b'\n', bytes).find(is_end)?;
     Some(end - 1)
 }
+
+/// Within how many bytes the end of a line is looked for one by one.
+const NEAR_END: usize = 8;
 
 fn too_large(max: usize, of: &'static str) -> WireError {
     WireError::TooLarge { max, of }

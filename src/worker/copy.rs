@@ -8,8 +8,6 @@
 //! Several statements in one text are one transaction, and what each COPY takes follows in order:
 //! if one fails, the rest is passed over and nothing is there.
 
-use std::collections::BTreeMap;
-
 use super::row::{Row, id_of_entry};
 use super::seen::Pair;
 use crate::pg::{CopyBuffer, Request};
@@ -66,19 +64,16 @@ pub(super) fn plain(rows: &[Row], users: &[Pair], buffer: Vec<u8>) -> Request {
     Request::copy(sql, bytes)
 }
 
-/// One row a room: how many, the first, the last.
+/// One row for each run of a room's rows, which stand together: how many, the first, the last.
 fn push_deltas(rows: &[Row], bytes: &mut Vec<u8>) {
-    let mut rooms: BTreeMap<&str, (i64, u64, u64)> = BTreeMap::new();
-    for row in rows {
-        let at = row.created_at.0;
-        let delta = rooms.entry(row.room.as_str()).or_insert((0, at, at));
-        *delta = (delta.0 + 1, delta.1.min(at), delta.2.max(at));
-    }
     let mut copy = CopyBuffer::default();
-    for (room, (count, first, last)) in rooms {
+    for run in rows.chunk_by(|row, next| row.room == next.room) {
+        let times = || run.iter().map(|row| row.created_at.0);
+        let (first, last) = (times().min(), times().max());
         let mut columns = copy.row(4);
-        columns.text(room).bigint(count);
-        columns.timestamptz(first).timestamptz(last);
+        columns.text(run[0].room.as_str()).bigint(run.len() as i64);
+        columns.timestamptz(first.unwrap_or_default());
+        columns.timestamptz(last.unwrap_or_default());
     }
     bytes.extend_from_slice(&copy.finish());
 }

@@ -62,7 +62,7 @@ impl Row {
 const ROW_BYTES: usize = 128;
 
 /// Bytes that were found to be UTF-8 without NUL.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text(Bytes);
 
 impl Text {
