@@ -10,6 +10,7 @@
 //! | `refusals` | a Redis that refuses: passwords, rights, replicas, no memory |
 //! | `metrics` | how long messages take, by where they came in |
 //! | `names` | what stands in Redis, foreign writers, trimming, INSTANCE_ID |
+//! | `listing` | the list of rooms, from all instances and what is stored |
 //! | `history` | the past in PostgreSQL and stream, joined |
 //! | `redis`, `postgres`, `talk`, `proxy`, `instances` | what the tests are made of |
 //!
@@ -35,6 +36,8 @@ mod history;
 mod instances;
 #[path = "cluster/ledger.rs"]
 mod ledger;
+#[path = "cluster/listing.rs"]
+mod listing;
 #[path = "cluster/metrics.rs"]
 mod metrics;
 #[path = "cluster/names.rs"]

@@ -54,7 +54,7 @@ impl RoomsQuery {
     }
 }
 
-/// A room of which something is stored.
+/// A room of which something is stored, or in which somebody is on another instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRoom {
     /// The room.
@@ -63,6 +63,8 @@ pub struct StoredRoom {
     pub epoch: Epoch,
     /// The last offset in it.
     pub offset: u64,
+    /// Users on other instances, as far as who answers knows of them.
+    pub members: u64,
 }
 
 /// A question to PostgreSQL.

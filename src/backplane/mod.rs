@@ -142,7 +142,8 @@ pub enum Outcome<T> {
     },
     /// How far an epoch of a room goes, as far as it is stored, or why that can't be told now.
     Ends(RoomName, Epoch, Result<EpochEnds, String>),
-    /// Rooms of which something is stored, by name, or why that can't be told now.
+    /// Rooms of which something is stored or that somebody is in elsewhere, or why that can't be
+    /// told now.
     Rooms(RoomsQuery, Result<Vec<StoredRoom>, String>),
     /// Publications of a room that nobody can have any more: the next one is `next`.
     Lost {
@@ -285,7 +286,8 @@ impl<T: Origin> Backplane<T> {
         }
     }
 
-    /// Asks of which rooms something is stored. Answered by [`Outcome::Rooms`].
+    /// Asks of which rooms something is stored, and in which somebody is elsewhere. Answered by
+    /// [`Outcome::Rooms`].
     pub fn rooms(&mut self, query: RoomsQuery) {
         match self {
             Self::Embedded(embedded) => embedded.rooms(query),

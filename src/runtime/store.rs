@@ -243,6 +243,7 @@ fn read_all(mut reader: Reader, epoch: Epoch, queue: &Receiver<(ShardId, Read)>,
                     room,
                     epoch,
                     offset,
+                    members: 0,
                 };
                 let rooms = rooms.map(|rooms| rooms.into_iter().map(stored).collect());
                 StoreReply::Rooms(query, rooms.map_err(|error| error.to_string()))

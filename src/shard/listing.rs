@@ -1,8 +1,9 @@
 //! The list of rooms over HTTP: `GET /api/rooms` (PROTOCOL 2).
 //!
 //! ```text
-//! asked on shard A ─▶ every shard: its home rooms that are open ─┐
-//!                  └▶ one of them: the rooms that are stored ────┼─▶ A: merged by name ─▶ answer
+//! asked on shard A ─▶ every shard: its home rooms that are open ────┐
+//!                  └▶ one of them, or each partition's home: ───────┼─▶ A: merged ─▶ answer
+//!                     rooms that are stored, or somebody is in elsewhere
 //! ```
 //!
 //! Each source gives its first names, in order, up to the limit; so the first of them all together,
@@ -244,15 +245,19 @@ impl Shard {
             room,
             epoch,
             offset,
+            members,
         } in stored
         {
             let name = room.as_str().to_owned();
-            gathering.rooms.entry(name).or_insert(Listed {
+            let listed = gathering.rooms.entry(name).or_insert(Listed {
                 room,
-                members: 0,
+                members,
                 epoch,
                 offset,
             });
+            // Of a partition that is another shard's not all is known.
+            listed.members = listed.members.max(members);
+            (listed.epoch, listed.offset) = (listed.epoch, listed.offset).max((epoch, offset));
         }
         for listed in listing.open {
             let name = listed.room.as_str().to_owned();

@@ -10,9 +10,11 @@
 //! | file | what |
 //! |---|---|
 //! | `partition/arrivals` | when what was published here came |
+//! | `partition/asking` | what is asked of Redis now and then |
 //! | `partition/away` | the breaker, the spool, and what is told of them |
 //! | `partition/past` | PostgreSQL and stream, joined |
-//! | `partition/keep` | connecting, login, hello, lease, polls: all that time drives |
+//! | `partition/keep` | connecting, login, hello, lease: all that time drives |
+//! | `partition/listing` | the rooms of a list |
 //! | `partition/replicas` | acks that wait for replicas |
 //! | `partition/replies` | questions, and what their replies mean |
 //! | `partition/rooms` | rooms that are followed: opening, order, losses, the past |
@@ -26,8 +28,10 @@
 //! `position` of an open room is that of the last `Deliver` put into `ready`.
 
 mod arrivals;
+mod asking;
 mod away;
 mod keep;
+mod listing;
 mod past;
 mod replicas;
 mod replies;
@@ -132,6 +136,7 @@ pub struct Partition<T> {
     log: PartitionLog,
     recall: Recall,
     past: past::Past,
+    listing: listing::Listing,
     roster: Roster,
     rooms: HashMap<RoomName, Followed>,
     /// Rooms whose offsets are to be asked for.
@@ -239,6 +244,7 @@ impl<T: Origin> Partition<T> {
             log: PartitionLog::new(settings.log_bytes_max),
             recall: Recall::new(),
             past: past::Past::new(settings.has_store),
+            listing: listing::Listing::default(),
             roster: Roster::new(settings.instance_id.clone(), nonce, &roster),
             rooms: HashMap::new(),
             unasked: Vec::new(),

@@ -66,6 +66,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use crate::backplane::history::RoomsQuery;
 use crate::model::limits::{
     ROSTER_DIGEST_MS, ROSTER_ECHO_MS, ROSTER_HELLO_MS, ROSTER_KICKS_MAX, ROSTER_LEASE_MS,
     ROSTER_RESTORE_MS,
@@ -476,6 +477,15 @@ impl Roster {
     pub fn has_user(&self, room: &str, user_id: &str) -> bool {
         let users = self.others.present.users(room);
         users.is_some_and(|users| users.contains_key(user_id))
+    }
+
+    /// The first rooms of a query in which there are users on other instances.
+    pub fn rooms(&self, query: &RoomsQuery) -> Vec<RoomName> {
+        let rooms = self.others.present.rooms();
+        let mut rooms: Vec<_> = rooms.filter(|room| query.wants(room.as_str())).collect();
+        rooms.sort_unstable();
+        rooms.truncate(query.limit);
+        rooms.into_iter().cloned().collect()
     }
 
     /// How many users of a room are on other instances.

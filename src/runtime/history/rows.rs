@@ -70,6 +70,7 @@ pub(super) fn reply(ask: HistoryAsk, answer: &pg::Answer) -> HistoryReply {
                     room: RoomName::parse(row.text(0)?).ok()?,
                     epoch: Epoch::parse(row.text(1)?)?,
                     offset: u64::try_from(row.int(2)?).ok()?,
+                    members: 0,
                 })
             };
             let rooms = answer.rows.iter().filter_map(room).collect();

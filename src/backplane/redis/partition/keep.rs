@@ -1,4 +1,4 @@
-//! What time drives: connects, login, the lease of the INSTANCE_ID, hello, polls, trimming.
+//! What time drives: connects, login, the lease of the INSTANCE_ID, hello.
 //!
 //! ```text
 //! commands:   connect ─▶ ready ─▶ load scripts ─▶ lease held ───▶ hello ─▶ greeted: publish, read
@@ -14,20 +14,19 @@ use bytes::Bytes;
 
 use super::Partition;
 use super::replies::Question;
-use crate::backplane::redis::roster::RosterAsk;
 use crate::backplane::redis::script::Script;
 use crate::backplane::redis::script::hello::Hello;
 use crate::backplane::redis::script::publish as call;
-use crate::backplane::redis::script::{push_lease, push_trim};
+use crate::backplane::redis::script::push_lease;
 use crate::backplane::redis::spool::ProducerId;
 use crate::backplane::redis::{Place, publisher};
 use crate::backplane::{Ask, Moment, Origin};
 use crate::model::limits::{
-    BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, LEASE_MS, LEASE_RENEW_MS, OFFSETS_ASKED_MAX, POLL_MS,
-    STARVED_MS, SUBSCRIBER_SILENCE_MS, TRIM_ENTRIES_MAX, TRIM_MS,
+    BREAKER_PAUSES_MS, BREAKER_SILENCE_MS, LEASE_MS, LEASE_RENEW_MS, STARVED_MS,
+    SUBSCRIBER_SILENCE_MS, TRIM_MS,
 };
 use crate::model::{EntryId, Epoch, Name, Publication};
-use crate::resp::{Command, push_command};
+use crate::resp::push_command;
 
 /// The entry id that no stream takes: Redis names it where it says so.
 pub(super) const NO_ENTRY: &str = "0-0";
@@ -62,14 +61,14 @@ pub(super) struct Keep {
     /// Above every epoch that was seen.
     candidate_ms: u64,
     /// Whether the next poll comes behind a subscription.
-    resubscribed: bool,
+    pub(super) resubscribed: bool,
     /// When the last tick came, and since when they come in time.
     ticked_ms: u64,
     pub(super) awake_ms: u64,
     subscribe_at_ms: u64,
     subscribe_pause_ms: u64,
-    poll_at_ms: u64,
-    trim_at_ms: u64,
+    pub(super) poll_at_ms: u64,
+    pub(super) trim_at_ms: u64,
     pub(super) policy_asked: bool,
 }
 
@@ -453,127 +452,6 @@ impl<T: Origin> Partition<T> {
     /// An epoch was seen: the next one is above it.
     pub(super) fn saw_epoch(&mut self, epoch: Epoch) {
         self.keep.candidate_ms = self.keep.candidate_ms.max(epoch.ms() + 1);
-    }
-
-    fn ask_what_is_due(&mut self, moment: &mut Moment<'_>) {
-        let now_ms = moment.ms;
-        if self.keep.poll_at_ms <= now_ms {
-            self.keep.poll_at_ms = now_ms + POLL_MS;
-            let state = self.names.state.as_bytes();
-            let is_behind = std::mem::take(&mut self.keep.resubscribed);
-            let behind = self.subscription.subscribed().filter(|_| is_behind);
-            let out = self.commands.ask(now_ms, Question::Seen(behind));
-            push_command(out, &[b"HMGET", state, b"epoch", b"seq"]);
-            self.counters.commands += 1;
-            if self.subscriber.is_up() && self.subscriber.unanswered() == 0 {
-                push_command(self.subscriber.ask(now_ms, ()), &[b"PING"]);
-            }
-        }
-        self.ask_offsets(now_ms);
-        self.ask_floor(now_ms);
-        self.ask_stream(now_ms);
-        if self.subscription.subscribed().is_some() {
-            self.ask_roster_all(now_ms);
-        }
-        if self.keep.trim_at_ms <= now_ms
-            && let Some(sha) = self.script(Script::Trim)
-        {
-            self.keep.trim_at_ms = now_ms + TRIM_MS;
-            let (retention_ms, bytes) =
-                (self.settings.retention_ms, self.settings.stream_bytes_max);
-            let out = self.commands.ask(now_ms, Question::Trim);
-            push_trim(
-                out,
-                &sha,
-                &self.names,
-                retention_ms,
-                bytes,
-                TRIM_ENTRIES_MAX,
-            );
-            self.counters.commands += 1;
-        }
-    }
-
-    /// How far the rooms are that wait for it.
-    fn ask_offsets(&mut self, now_ms: u64) {
-        while !self.unasked.is_empty() {
-            let count = self.unasked.len().min(OFFSETS_ASKED_MAX);
-            let rooms: Vec<_> = self.unasked.drain(..count).collect();
-            let fields: Vec<String> = rooms
-                .iter()
-                .map(|room| format!("o:{}", room.as_str()))
-                .collect();
-            self.offsets_asked += 1;
-            let question = Question::Offsets(self.offsets_asked, rooms);
-            let out = self.commands.ask(now_ms, question);
-            let mut command = Command::new(out, 4 + fields.len());
-            command.arg(b"HMGET").arg(self.names.state.as_bytes());
-            command.arg(b"epoch").arg(b"seq");
-            for field in &fields {
-                command.arg(field.as_bytes());
-            }
-            self.counters.commands += 1;
-        }
-    }
-
-    /// What the roster wants of Redis now.
-    pub(super) fn ask_roster_all(&mut self, now_ms: u64) {
-        while let Some(ask) = self.roster.poll_ask() {
-            self.ask_roster(now_ms, ask);
-        }
-    }
-
-    fn ask_roster(&mut self, now_ms: u64, ask: RosterAsk) {
-        self.counters.commands += 1;
-        let own = self.names.members(&self.settings.instance_id);
-        let own = own.as_bytes();
-        match ask {
-            RosterAsk::Publish(message) => {
-                let channel = self.names.control.as_bytes();
-                let out = self.commands.ask(now_ms, Question::Ignored);
-                push_command(out, &[b"PUBLISH", channel, &message]);
-            }
-            RosterAsk::Renew { lease_ms } => self.expire(now_ms, own, lease_ms),
-            RosterAsk::Store {
-                replace,
-                changes,
-                lease_ms,
-            } => {
-                if replace {
-                    let out = self.commands.ask(now_ms, Question::Ignored);
-                    push_command(out, &[b"DEL", own]);
-                }
-                let (mut gone, mut set) = (Vec::new(), Vec::new());
-                for (field, value) in &changes {
-                    match value {
-                        Some(value) => set.extend([&field[..], &value[..]]),
-                        None => gone.push(&field[..]),
-                    }
-                }
-                for (name, args) in [(&b"HDEL"[..], gone), (b"HSET", set)] {
-                    if !args.is_empty() {
-                        let out = self.commands.ask(now_ms, Question::Ignored);
-                        let args: Vec<_> = [name, own].into_iter().chain(args).collect();
-                        push_command(out, &args);
-                    }
-                }
-                self.expire(now_ms, own, lease_ms);
-            }
-            RosterAsk::Fetch { instance } => {
-                let key = self.names.members(&instance);
-                let key = key.as_bytes();
-                let question = Question::SnapshotHead(instance.clone());
-                push_command(self.commands.ask(now_ms, question), &[b"HGET", key, b""]);
-                let question = Question::Snapshot(instance);
-                push_command(self.commands.ask(now_ms, question), &[b"HGETALL", key]);
-            }
-        }
-    }
-
-    fn expire(&mut self, now_ms: u64, key: &[u8], lease_ms: u64) {
-        let out = self.commands.ask(now_ms, Question::Ignored);
-        let mut command = Command::new(out, 3);
-        command.arg(b"PEXPIRE").arg(key).number(lease_ms);
     }
 }
 

@@ -25,7 +25,7 @@ use hashbrown::HashMap;
 
 use super::Partition;
 use super::replies::Question;
-use crate::backplane::history::{EpochEnds, HistoryAsk, HistoryReply, PageWant, RoomsQuery};
+use crate::backplane::history::{EpochEnds, HistoryAsk, HistoryReply, PageWant};
 use crate::backplane::redis::recall::{RecallError, Recalled};
 use crate::backplane::{Ask, Moment, Origin, Outcome};
 use crate::model::limits::{HISTORY_WANTS_MAX, PAGE_BYTES_MAX, RECALL_WAITING_MAX};
@@ -71,6 +71,11 @@ impl Past {
             has_store,
             ..Self::default()
         }
+    }
+
+    /// Whether there is a PostgreSQL to ask.
+    pub(super) fn has_store(&self) -> bool {
+        self.has_store
     }
 }
 
@@ -230,7 +235,7 @@ impl<T: Origin> Partition<T> {
             HistoryReply::Ends(room, epoch, ends) => {
                 self.outcomes.push(Outcome::Ends(room, epoch, ends));
             }
-            HistoryReply::Rooms(query, rooms) => self.outcomes.push(Outcome::Rooms(query, rooms)),
+            HistoryReply::Rooms(query, rooms) => self.on_stored_rooms(query, rooms),
         }
         // What is to be looked for in the stream is asked for at once.
         self.ask_stream(moment.ms);
@@ -320,14 +325,6 @@ impl<T: Origin> Partition<T> {
         } else {
             let ends = Ok(EpochEnds::default());
             self.outcomes.push(Outcome::Ends(room.clone(), epoch, ends));
-        }
-    }
-
-    pub(in crate::backplane) fn rooms(&mut self, query: RoomsQuery) {
-        if self.past.has_store {
-            self.asks.push(Ask::History(HistoryAsk::Rooms(query)));
-        } else {
-            self.outcomes.push(Outcome::Rooms(query, Ok(Vec::new())));
         }
     }
 }

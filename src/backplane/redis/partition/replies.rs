@@ -56,6 +56,8 @@ pub(super) enum Question {
     },
     /// How far rooms are; the how many-th such question.
     Offsets(u64, Vec<RoomName>),
+    /// How far the rooms of a list are.
+    Listed(u64),
     /// How far the partition is; the first one asked behind a subscription: what is missing is
     /// missing for good.
     Seen(Option<Subscribed>),
@@ -170,6 +172,7 @@ impl<T: Origin> Partition<T> {
                 count,
             } => self.on_published(moment, producer, call, count, value),
             Question::Offsets(number, rooms) => self.on_offsets(moment, number, rooms, value),
+            Question::Listed(id) => self.on_listed(id, &value),
             Question::Seen(behind) => self.on_seen(moment, behind, value),
             Question::Newest(epoch, seq) => {
                 if let Some(all) = entries(&value) {

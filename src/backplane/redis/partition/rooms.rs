@@ -151,6 +151,7 @@ impl<T: Origin> Partition<T> {
         }
         self.on_recall_failed();
         self.lose_floors();
+        self.lose_listings();
         self.snapshot_heads.clear();
         self.roster.on_redis_back(now_ms);
         let wanting = self.rooms.iter().filter(|(_, room)| room.wants_offset);

@@ -47,6 +47,11 @@ impl Present {
         self.rooms.get(room)
     }
 
+    /// The rooms that anybody is in.
+    pub(super) fn rooms(&self) -> impl Iterator<Item = &RoomName> {
+        self.rooms.keys()
+    }
+
     /// How many linger.
     pub(super) fn lingering(&self) -> usize {
         self.lingering.len()
