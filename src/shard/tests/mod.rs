@@ -9,6 +9,7 @@
 //! | `oracle` | what all clients and the store know together |
 //! | `stage` | shards without chance: all moves when a test says so |
 //! | `regressions` | what broke once, there |
+//! | `pages` | pages of the past that could not be read at once, there |
 //! | `half_closed` | clients that send nothing more, or are gone, at each stage of a request |
 //! | `cluster` | a simulator of several instances over a fake Redis |
 //!
@@ -25,6 +26,7 @@ mod cluster;
 mod frames;
 mod half_closed;
 mod oracle;
+mod pages;
 mod regressions;
 mod setup;
 mod stage;
