@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
 use crate::support::{
-    PATIENCE, Server, all, connect, connect_narrow, eventually, post, read_to_end, ringcast,
+    PATIENCE, Server, all, connect, connect_narrow, eventually, post, read_to_end, ringcast, skip,
 };
 
 /// An authority, and what it signed.
@@ -224,8 +224,8 @@ fn curl_gets_pages_by_each_version_of_tls_and_http_1_1() {
 fn a_stock_websocket_client_chats_by_wss() {
     let ws = match crate::npm::package("ws") {
         Ok(dir) if dir.exists() => dir,
-        Ok(_) => return eprintln!("skipped: npm's ws is not among what was installed"),
-        Err(why) => return eprintln!("skipped: {why}"),
+        Ok(_) => return skip("npm's ws is not among what was installed"),
+        Err(why) => return skip(&why),
     };
     let sealed = Sealed::start(&[]);
     let script = "
