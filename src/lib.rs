@@ -96,7 +96,9 @@
 //! - **The past is joined page by page**: PostgreSQL, then the stream from the floor, then
 //!   PostgreSQL once more, for the page that is wanted. That a hole is final is found at its page,
 //!   so a resume whose first page is whole is `recovered`, and a hole deeper in (a dead entry) is
-//!   told by `gap`.
+//!   told by `gap`, as a loss on the way is. To know of it before `joined`, all of the past would
+//!   have to be read twice, or be held until its end was read: for a fault that a client is told of
+//!   by either frame, and answers in the same way.
 //! - **What a session of PostgreSQL is** (time-outs) is said by SET behind the login and not in the
 //!   startup packet, which poolers refuse.
 //! - **The script stores, then counts, then tells**: XADDs, one HSET for the whole call, PUBLISHes.
