@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The good rows of a room stand together: of a large batch, the table's indexes take neighbours
-//! for a quarter less than the rows of many rooms in turn, and whoever reads a room finds its rows
-//! side by side.
+//! for an eighth to a quarter less than the rows of many rooms in turn, and whoever reads a room
+//! finds its rows side by side.
 //!
 //! Invariant: a piece has at least one row; rows of a room keep their order within a piece.
 
