@@ -341,8 +341,9 @@ pub const HISTORY_ASKS_MAX: usize = 10_000;
 pub const HISTORY_MS: u64 = 1_400;
 /// How long one of its statements may take, in ms, and wait for a lock.
 pub const HISTORY_STATEMENT_MS: u64 = 1_000;
-/// Requests for history that one home shard works on at once; others wait their turn.
-pub const HISTORIES_MAX: usize = 32;
+/// Requests for history that one home shard works on at once; others wait their turn. Their pages
+/// are asked for in one statement, and each is rows, frames and an answer at once: some 2 MiB.
+pub const HISTORIES_MAX: usize = 8;
 /// Requests that wait for it.
 pub const HISTORIES_WAITING_MAX: usize = 10_000;
 /// Bytes of one answer with history.
