@@ -52,6 +52,18 @@ impl RoomsQuery {
         };
         begins && room > self.after.as_str() && !room.starts_with('@')
     }
+
+    /// The first of rooms that it wants, in the order of their names. It costs what they are, and
+    /// not what it would to put them all in order.
+    pub fn first<T>(&self, mut rooms: Vec<T>, name: impl Fn(&T) -> &str) -> Vec<T> {
+        let before = |a: &T, b: &T| name(a).cmp(name(b));
+        if rooms.len() > self.limit {
+            rooms.select_nth_unstable_by(self.limit, before);
+            rooms.truncate(self.limit);
+        }
+        rooms.sort_unstable_by(before);
+        rooms
+    }
 }
 
 /// A room of which something is stored, or in which somebody is on another instance.
@@ -98,4 +110,30 @@ pub enum HistoryReply {
     Ends(RoomName, Epoch, Result<EpochEnds, String>),
     /// To [`HistoryAsk::Rooms`].
     Rooms(RoomsQuery, Result<Vec<StoredRoom>, String>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rooms_of_a_query_are_in_order_however_many_there_are() {
+        let query = |limit| RoomsQuery {
+            id: 0,
+            prefix: String::new(),
+            exact: false,
+            after: String::new(),
+            limit,
+        };
+        let rooms = || vec!["d", "b", "e", "a", "c"];
+        for (limit, want) in [
+            (0, &[][..]),
+            (1, &["a"]),
+            (3, &["a", "b", "c"]),
+            (5, &["a", "b", "c", "d", "e"]),
+            (9, &["a", "b", "c", "d", "e"]),
+        ] {
+            assert_eq!(query(limit).first(rooms(), |room| room), want, "{limit}");
+        }
+    }
 }

@@ -214,14 +214,7 @@ impl Shard {
                 offset: position.offset,
             })
         });
-        let mut open: Vec<_> = open.collect();
-        let before = |a: &Listed, b: &Listed| a.room.cmp(&b.room);
-        if open.len() > query.limit {
-            open.select_nth_unstable_by(query.limit - 1, before);
-            open.truncate(query.limit);
-        }
-        open.sort_unstable_by(before);
-        open
+        query.first(open.collect(), |listed| listed.room.as_str())
     }
 
     pub(super) fn on_listing(&mut self, listing: Listing) {

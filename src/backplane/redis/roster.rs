@@ -482,10 +482,9 @@ impl Roster {
     /// The first rooms of a query in which there are users on other instances.
     pub fn rooms(&self, query: &RoomsQuery) -> Vec<RoomName> {
         let rooms = self.others.present.rooms();
-        let mut rooms: Vec<_> = rooms.filter(|room| query.wants(room.as_str())).collect();
-        rooms.sort_unstable();
-        rooms.truncate(query.limit);
-        rooms.into_iter().cloned().collect()
+        let rooms = rooms.filter(|room| query.wants(room.as_str())).collect();
+        let first = query.first(rooms, |room| room.as_str());
+        first.into_iter().cloned().collect()
     }
 
     /// How many users of a room are on other instances.
