@@ -16,7 +16,8 @@
 //! | a sequence number that was not sent | phantom |
 //!
 //! An acked publication that no member of its room ever received is lost. It is *told* if the room
-//! got a new epoch since, *skipped* if a `gap` or a `recovered:false` covers its offset.
+//! got a new epoch since, *skipped* if a `gap` or a `recovered:false` covers its offset. Where no
+//! member has come as far as its offset it is *ahead*: whoever looks too early can't tell more.
 
 use crate::wire::Marker;
 
@@ -36,6 +37,8 @@ pub(crate) struct Verdict {
     pub(crate) unseen_told: u64,
     /// The same, covered by a `gap` or a `recovered:false`.
     pub(crate) unseen_skipped: u64,
+    /// The same, where no member has come as far yet.
+    pub(crate) unseen_ahead: u64,
     pub(crate) doubled: u64,
     pub(crate) doubled_told: u64,
     /// An offset was different publications, or an ack said another offset than a receipt.
@@ -201,8 +204,13 @@ impl Agreement {
         self.unseen
     }
 
-    /// What it comes to; `latest` is each room's latest life.
-    pub(crate) fn verdict(&self, latest: impl Fn(usize) -> usize) -> Verdict {
+    /// What it comes to; `latest` is each room's latest life, and `is_ahead` whether none of its
+    /// members has come as far as an offset of that.
+    pub(crate) fn verdict(
+        &self,
+        latest: impl Fn(usize) -> usize,
+        is_ahead: impl Fn(usize, u64) -> bool,
+    ) -> Verdict {
         let mut verdict = self.counts;
         for (publisher, publications) in self.publications.iter().enumerate() {
             let room = self.publisher_rooms[publisher];
@@ -218,7 +226,15 @@ impl Agreement {
                     (Some(_), None) => {}
                     (None, _) => {
                         let key = (publisher as u64) << 32 | (i as u64 + 1);
-                        *self.why_unseen(room, publication, key, latest(room), &mut verdict) += 1;
+                        let why = self.why_unseen(room, publication, key, latest(room));
+                        *match why {
+                            Why::Told => &mut verdict.unseen_told,
+                            Why::Skipped => &mut verdict.unseen_skipped,
+                            Why::Unknown if offset.is_some_and(|it| is_ahead(room, it)) => {
+                                &mut verdict.unseen_ahead
+                            }
+                            Why::Unknown => &mut verdict.unseen,
+                        } += 1;
                     }
                 }
             }
@@ -226,16 +242,9 @@ impl Agreement {
         verdict
     }
 
-    fn why_unseen<'a>(
-        &self,
-        room: usize,
-        publication: &Publication,
-        key: u64,
-        latest: usize,
-        verdict: &'a mut Verdict,
-    ) -> &'a mut u64 {
+    fn why_unseen(&self, room: usize, publication: &Publication, key: u64, latest: usize) -> Why {
         let Some((life, offset)) = publication.acked else {
-            return &mut verdict.unseen;
+            return Why::Unknown;
         };
         let lives = &self.rooms[room];
         let at = |life: usize, offset| lives.get(life).map_or(0, |life| life.at(offset));
@@ -243,16 +252,23 @@ impl Agreement {
         let older = usize::from(publication.sent_life) != latest
             && offset.is_some_and(|offset| ![0, key].contains(&at(latest, offset)));
         if usize::from(life) != latest || older {
-            return &mut verdict.unseen_told;
+            return Why::Told;
         }
         let skipped = lives.get(latest).map_or(&[][..], |life| &life.skipped);
         let covers = |&(from, to): &(u64, u64)| offset.is_some_and(|o| (from..=to).contains(&o));
-        if skipped.iter().any(covers) {
-            &mut verdict.unseen_skipped
-        } else {
-            &mut verdict.unseen
+        match skipped.iter().any(covers) {
+            true => Why::Skipped,
+            false => Why::Unknown,
         }
     }
+}
+
+/// Why nobody got what was acked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Told,
+    Skipped,
+    Unknown,
 }
 
 #[cfg(test)]
@@ -303,7 +319,7 @@ mod tests {
             };
             latest = latest.max(life);
         }
-        let verdict = agreement.verdict(|_| latest);
+        let verdict = agreement.verdict(|_| latest, |_, _| false);
         assert_eq!(verdict, expect);
         let unseen = verdict.unseen + verdict.unseen_told + verdict.unseen_skipped;
         assert_eq!(agreement.unseen(), unseen);
@@ -360,6 +376,23 @@ mod tests {
                 ..acked
             },
         );
+    }
+
+    #[test]
+    fn what_nobody_has_come_to_is_ahead() {
+        let mut agreement = Agreement::new(1, &[0], &[0]);
+        for (sequence, offset) in [(1, 7), (2, 8)] {
+            agreement.on_sent(0, 0);
+            agreement.on_ack(0, sequence, 0, Some(offset));
+        }
+        let verdict = agreement.verdict(|_| 0, |_, offset| offset >= 8);
+        let want = Verdict {
+            acked: 2,
+            unseen: 1,
+            unseen_ahead: 1,
+            ..Verdict::default()
+        };
+        assert_eq!(verdict, want);
     }
 
     #[test]

@@ -374,8 +374,17 @@ impl Checker {
     /// What acks and receipts come to together.
     pub(crate) fn verdict(&self) -> Verdict {
         let latest = |room: usize| self.rooms[room].latest();
+        let mut reached = vec![0; self.rooms.len()];
+        for member in &self.members {
+            if member.life == latest(member.room) {
+                let next = member.next.or(member.left).unwrap_or(0);
+                reached[member.room] = next.max(reached[member.room]);
+            }
+        }
         let agreement = self.agreement.as_ref();
-        agreement.map_or(Verdict::default(), |agreement| agreement.verdict(latest))
+        agreement.map_or(Verdict::default(), |agreement| {
+            agreement.verdict(latest, |room, offset| offset >= reached[room])
+        })
     }
 
     /// Ends the run: what is still outstanding is lost.

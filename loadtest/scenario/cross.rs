@@ -174,7 +174,7 @@ fn push_agreement(world: &World<'_>, report: &mut Report) {
     for (name, count, fault) in [
         (
             "acked_unseen",
-            verdict.unseen,
+            verdict.unseen + verdict.unseen_ahead,
             "acked, and no member got it",
         ),
         (
