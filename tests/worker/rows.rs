@@ -203,6 +203,22 @@ fn a_position_that_comes_twice_is_counted_and_told() {
     assert_eq!(worker.metric("worker_rows_repeated_total"), 0);
 }
 
+/// What a database has to say besides is passed on to whoever reads the log.
+#[test]
+fn a_warning_of_postgres_is_in_the_log() {
+    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let worker = start("w", &redis, &postgres, &[]);
+    postgres.sql(
+        "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS \
+         $$BEGIN RAISE WARNING 'the attic is nearly full'; RETURN NULL; END$$; \
+         CREATE TRIGGER warn AFTER INSERT ON messages EXECUTE FUNCTION warn()",
+    );
+    fill(&redis, 10, 2);
+    await_rows(&postgres, 10);
+    await_line(&worker, &["WARN", "the attic is nearly full"]);
+    await_none_pending(&redis);
+}
+
 /// FAULTS D3: the worker's group is gone with the stream, and is made anew.
 #[test]
 fn a_group_that_is_gone_is_made_again() {
