@@ -1,6 +1,6 @@
 //! What a backplane asks of the machine room, and the answers.
 
-use super::history::{EpochEnds, HistoryAsk, HistoryReply, RoomsQuery, StoredRoom};
+use super::history::{EpochEnds, HistoryAsk, HistoryReply, RoomsQuery, StoredRoom, Stretch};
 use super::link::{LinkAsk, LinkEvent};
 use super::redis::spool::{SpoolAsk, SpoolEvent};
 use crate::model::{Epoch, Publication, RoomName};
@@ -51,6 +51,8 @@ pub enum StoreRequest {
         /// The first offset.
         from: u64,
     },
+    /// What is missing in stretches of rooms.
+    Missing(Vec<Stretch>),
     /// How far an epoch of a room goes.
     Ends(RoomName, Epoch),
     /// Rooms.
@@ -75,6 +77,8 @@ pub enum StoreReply {
         /// The publications, from the first that is still there.
         publications: Result<Vec<Publication>, String>,
     },
+    /// To [`StoreRequest::Missing`]: of each the first offset that is not stored, if one is not.
+    Missing(Result<Vec<Option<u64>>, String>),
     /// To [`StoreRequest::Ends`].
     Ends(RoomName, Epoch, Result<EpochEnds, String>),
     /// To [`StoreRequest::Rooms`].

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::history::{EpochEnds, RoomsQuery};
+use super::resumes::{Resumed, Resumes, Sought};
 use super::{
     Ask, Begun, CommitFailure, Encode, Moment, Outcome, Publish, Remembered, StoreReply,
     StoreRequest,
@@ -48,6 +49,7 @@ pub struct Embedded<T> {
     /// A batch that clashed, without what clashed: it is handed over again before anything else.
     retry: Option<(Vec<Publication>, Flight<T>)>,
     encode: Encode,
+    resumes: Resumes,
     outcomes: Vec<Outcome<T>>,
     asks: Vec<Ask>,
 }
@@ -83,6 +85,7 @@ impl<T: Clone> Embedded<T> {
             batch_bytes_max,
             retry: None,
             encode,
+            resumes: Resumes::default(),
             outcomes: Vec::new(),
             asks: Vec::new(),
         }
@@ -138,6 +141,21 @@ impl<T: Clone> Embedded<T> {
         }
     }
 
+    pub(super) fn resume(&mut self, room: &RoomName, epoch: Epoch, from: u64, kept: u64) {
+        let result = match self.stored {
+            // What is not in memory was not kept.
+            false => Ok(None),
+            true if self.resumes.want(room, epoch, from, kept) => return,
+            true => Err("too many come back at once; try again later".into()),
+        };
+        self.outcomes.push(Outcome::Resumed(Resumed {
+            room: room.clone(),
+            epoch,
+            from,
+            result,
+        }));
+    }
+
     pub(super) fn ends(&mut self, room: &RoomName, epoch: Epoch) {
         if self.stored {
             self.ask(StoreRequest::Ends(room.clone(), epoch));
@@ -180,6 +198,17 @@ impl<T: Clone> Embedded<T> {
     }
 
     pub(super) fn poll(&mut self, outcomes: &mut Vec<Outcome<T>>, asks: &mut Vec<Ask>) {
+        // There is no stream that could have what is not stored.
+        for seek in self.resumes.take_seeks() {
+            let sought = seek.failed.map_or(Sought::Lost, Sought::Failed);
+            self.resumes
+                .on_sought(&seek.room, seek.epoch, seek.at, sought);
+        }
+        let resumed = self.resumes.take_resumed().into_iter();
+        self.outcomes.extend(resumed.map(Outcome::Resumed));
+        if let Some(look) = self.resumes.poll_look() {
+            self.ask(StoreRequest::Missing(look));
+        }
         outcomes.append(&mut self.outcomes);
         asks.append(&mut self.asks);
     }
@@ -209,6 +238,7 @@ impl<T: Clone> Embedded<T> {
                     page,
                 });
             }
+            StoreReply::Missing(missing) => self.resumes.on_looked(missing),
             StoreReply::Ends(room, epoch, ends) => {
                 self.outcomes.push(Outcome::Ends(room, epoch, ends));
             }

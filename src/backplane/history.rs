@@ -17,6 +17,19 @@ pub struct PageWant {
     pub from: u64,
 }
 
+/// Offsets of a room: from one up to another, which is not of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The room.
+    pub room: RoomName,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The first offset.
+    pub from: u64,
+    /// The one behind the last.
+    pub until: u64,
+}
+
 /// How far an epoch of a room goes, as far as it is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EpochEnds {
@@ -89,6 +102,8 @@ pub enum HistoryAsk {
         /// At most `HISTORY_WANTS_MAX`.
         wants: Vec<PageWant>,
     },
+    /// What is missing in stretches of several rooms: at most `HISTORY_WANTS_MAX`.
+    Missing(Vec<Stretch>),
     /// How far an epoch goes.
     Ends(RoomName, Epoch),
     /// Rooms.
@@ -106,6 +121,8 @@ pub enum HistoryReply {
         /// The pages.
         pages: Result<Vec<Vec<Publication>>, String>,
     },
+    /// To [`HistoryAsk::Missing`]: of each the first offset that is not stored, if one is not.
+    Missing(Result<Vec<Option<u64>>, String>),
     /// To [`HistoryAsk::Ends`].
     Ends(RoomName, Epoch, Result<EpochEnds, String>),
     /// To [`HistoryAsk::Rooms`].

@@ -19,7 +19,8 @@
 //!   offset;
 //! - every [`Publish`] gets exactly one `Stored` or [`Outcome::Refused`], every
 //!   [`Backplane::open`] one [`Outcome::Opened`], every [`Backplane::read`] one [`Outcome::Page`],
-//!   and so have [`Backplane::ends`] and [`Backplane::rooms`];
+//!   every [`Backplane::resume`] one [`Outcome::Resumed`], and so have [`Backplane::ends`] and
+//!   [`Backplane::rooms`];
 //! - an `Opened` stands in the room's order: the first `Deliver` behind it is the next offset;
 //! - one publisher's messages to one room keep their order;
 //! - an id that a client supplied makes no second publication within the dedupe window.
@@ -30,6 +31,7 @@ pub mod history;
 pub mod link;
 pub mod redis;
 mod remembered;
+mod resumes;
 
 use bytes::Bytes;
 
@@ -37,6 +39,7 @@ pub use ask::{Answer, Ask, CommitFailure, StoreReply, StoreRequest};
 pub use embedded::Embedded;
 pub use redis::{Partition, Report};
 pub use remembered::Remembered;
+pub use resumes::{Resumed, Whole};
 
 use history::{EpochEnds, RoomsQuery, StoredRoom};
 use link::Link;
@@ -140,6 +143,8 @@ pub enum Outcome<T> {
         /// The page, or why there is none now.
         page: Result<Vec<(u64, Bytes)>, String>,
     },
+    /// Whether all of a room from an offset on can be had.
+    Resumed(Resumed),
     /// How far an epoch of a room goes, as far as it is stored, or why that can't be told now.
     Ends(RoomName, Epoch, Result<EpochEnds, String>),
     /// Rooms of which something is stored or that somebody is in elsewhere, or why that can't be
@@ -275,6 +280,15 @@ impl<T: Origin> Backplane<T> {
         match self {
             Self::Embedded(embedded) => embedded.read(room, epoch, from),
             Self::Redis(partition) => partition.read(room, epoch, from),
+        }
+    }
+
+    /// Asks whether all of a room from an offset on can be had; it asks the same but once at a
+    /// time. From `kept` on it is in the caller's memory. Answered by [`Outcome::Resumed`].
+    pub fn resume(&mut self, room: &RoomName, epoch: Epoch, from: u64, kept: u64) {
+        match self {
+            Self::Embedded(embedded) => embedded.resume(room, epoch, from, kept),
+            Self::Redis(partition) => partition.resume(room, epoch, from, kept),
         }
     }
 

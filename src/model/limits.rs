@@ -341,6 +341,12 @@ pub const HISTORY_ASKS_MAX: usize = 10_000;
 pub const HISTORY_MS: u64 = 1_400;
 /// How long one of its statements may take, in ms, and wait for a lock.
 pub const HISTORY_STATEMENT_MS: u64 = 1_000;
+/// Offsets that one look for what is missing goes through at most: some 20 ms of PostgreSQL's.
+pub const RESUME_LOOK_OFFSETS_MAX: u64 = 50_000;
+/// Resumes that wait for such looks, each from another offset.
+pub const RESUMES_WAITING_MAX: usize = 10_000;
+/// How often what a resume misses may be stored a moment later, before it is told to come again.
+pub const RESUME_TRIES_MAX: u32 = 32;
 /// Requests for history that one home shard works on at once; others wait their turn. Their pages
 /// are asked for in one statement, and each is rows, frames and an answer at once: some 2 MiB.
 pub const HISTORIES_MAX: usize = 8;

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::mailbox::{Letter, Post};
 use super::stats::Stats;
-use crate::backplane::history::{EpochEnds, RoomsQuery, StoredRoom};
+use crate::backplane::history::{EpochEnds, RoomsQuery, StoredRoom, Stretch};
 use crate::backplane::{Answer, CommitFailure, StoreReply, StoreRequest};
 use crate::model::limits::{PAGE_BYTES_MAX, PAGE_PUBLICATIONS_MAX};
 use crate::model::{Epoch, Publication, RoomName, Timestamp};
@@ -41,6 +41,7 @@ enum Read {
         epoch: Epoch,
         from: u64,
     },
+    Missing(Vec<Stretch>),
     Ends(RoomName, Epoch),
     Rooms(RoomsQuery),
 }
@@ -63,6 +64,9 @@ impl StoreHandle {
                 .reads
                 .send((shard, Read::Page { room, epoch, from }))
                 .is_ok(),
+            StoreRequest::Missing(stretches) => {
+                self.reads.send((shard, Read::Missing(stretches))).is_ok()
+            }
             StoreRequest::Ends(room, epoch) => {
                 self.reads.send((shard, Read::Ends(room, epoch))).is_ok()
             }
@@ -231,6 +235,11 @@ fn read_all(mut reader: Reader, epoch: Epoch, queue: &Receiver<(ShardId, Read)>,
                     from,
                     publications,
                 }
+            }
+            Read::Missing(stretches) => {
+                let first = |it: Stretch| reader.missing(&it.room, it.epoch, it.from, it.until);
+                let missing: Result<_, _> = stretches.into_iter().map(first).collect();
+                StoreReply::Missing(missing.map_err(|error| error.to_string()))
             }
             Read::Ends(room, epoch) => {
                 let ends = reader.ends(&room, epoch);

@@ -89,6 +89,7 @@ impl Shard {
                 from,
                 page,
             } => self.on_page_read(&room, epoch, from, page),
+            Outcome::Resumed(resumed) => self.on_resumed(resumed),
             Outcome::Ends(room, epoch, ends) => self.on_ends(&room, epoch, &ends),
             Outcome::Rooms(query, rooms) => self.on_rooms(query.id, rooms),
             Outcome::Lost { room, epoch, next } => self.lose(&room, epoch, next),

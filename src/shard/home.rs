@@ -22,7 +22,7 @@ use super::event::{
 };
 use super::history::Histories;
 use super::leaving::Leaving;
-use super::pages::{LatePage, Waiter};
+use super::pages::{LatePage, Resuming, Waiter};
 use crate::backplane::Backplane;
 use crate::hub::{Audience, RoomKey};
 use crate::model::limits::SHARD_CREDITS;
@@ -84,6 +84,8 @@ pub(super) struct Home {
     pub(super) backplane: Backplane<Origin>,
     /// Reads of the past under way: who waits for each.
     pub(super) reads: HashMap<(RoomKey, Epoch, u64), Vec<Waiter>>,
+    /// Joins that wait to hear whether all that they missed can be had.
+    pub(super) resuming: Resuming,
     /// Pages that are read again.
     pub(super) late_pages: VecDeque<LatePage>,
     /// Requests for history.
@@ -100,6 +102,7 @@ impl Home {
             rooms: HashMap::new(),
             backplane,
             reads: HashMap::new(),
+            resuming: HashMap::new(),
             late_pages: VecDeque::new(),
             histories: Histories::default(),
             linger: VecDeque::new(),

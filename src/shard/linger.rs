@@ -70,6 +70,11 @@ impl Shard {
             .room(key)
             .is_some_and(|room| room.members().is_empty() && room.joins_pending == 0)
             && !self.home.reads.keys().any(|&(reading, ..)| reading == key)
+            && !self
+                .home
+                .resuming
+                .keys()
+                .any(|&(resuming, ..)| resuming == key)
             && !self.home.histories.is_reading(key)
             && !self.lanes.is_behind(key)
     }

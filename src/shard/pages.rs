@@ -1,18 +1,20 @@
 //! The way back: what a member missed is read from the home shard's room log or from the store.
 //!
 //! One read for all who wait for the same page. A join with `since` is answered once it is known
-//! whether everything after it can still be had; a member then takes page after page until its own
-//! shard's log reaches back to its cursor. If a page can't be read now, since the store or
-//! PostgreSQL is away, it is read again: only after [`PAGE_TRIES_MAX`] is the member told that
-//! something is missing.
+//! that everything after it can be had, and its first page was read; a member then takes page after
+//! page until its own shard's log reaches back to its cursor. If a page can't be read now, since
+//! the store or PostgreSQL is away, it is read again: only after [`PAGE_TRIES_MAX`] is the member
+//! told that something is missing.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use super::Shard;
 use super::event::{Join, Joined, Reply, Request, ShardId};
-use crate::hub::{Chunk, RoomKey};
+use crate::backplane::Resumed;
+use crate::hub::{Chunk, RoomKey, RoomLog};
 use crate::model::limits::{PAGE_BYTES_MAX, PAGE_RETRY_MS, PAGE_TRIES_MAX};
 use crate::model::{Epoch, ErrorCode, Position, RoomName};
 use crate::net::push_text;
@@ -27,6 +29,9 @@ pub(super) struct LatePage {
     from: u64,
     tries: u32,
 }
+
+/// Joins that wait to hear whether all from an offset on can be had.
+pub(super) type Resuming = HashMap<(RoomKey, Epoch, u64), Vec<(ShardId, Join)>>;
 
 /// Who waits for a page of the past.
 #[derive(Debug)]
@@ -51,19 +56,53 @@ impl Shard {
             None => None,
             Some((Some(epoch), offset)) if epoch == position.epoch && offset <= position.offset => {
                 let log = self.hub.room(key).and_then(|room| room.log());
-                if log.is_some_and(|log| log.reaches_back_to(offset + 1)) {
+                let kept = log.map_or(position.offset + 1, RoomLog::first);
+                if offset + 1 >= kept {
                     // A shard without the room's log yet gets the past by pages.
                     Some(true)
                 } else {
-                    let room = join.room.clone();
-                    let waiter = Waiter::Join(from, join);
-                    self.read_page(key, room, epoch, offset + 1, waiter);
+                    self.resume(key, epoch, offset + 1, kept, (from, join));
                     return;
                 }
             }
             Some(_) => Some(false),
         };
         self.send_joined(from, key, join, recovered, None);
+    }
+
+    /// Asks whether all that a join missed can be had; once for all who missed the same.
+    fn resume(&mut self, key: RoomKey, epoch: Epoch, from: u64, kept: u64, join: (ShardId, Join)) {
+        let room = join.1.room.clone();
+        let joins = self.home.resuming.entry((key, epoch, from)).or_default();
+        joins.push(join);
+        if joins.len() == 1 {
+            self.home.backplane.resume(&room, epoch, from, kept);
+        }
+    }
+
+    /// It is known whether all can be had, or why not.
+    pub(super) fn on_resumed(&mut self, resumed: Resumed) {
+        let Resumed {
+            room,
+            epoch,
+            from,
+            result,
+        } = resumed;
+        let key = self.hub.find(room.as_str());
+        let joins = key.and_then(|key| self.home.resuming.remove(&(key, epoch, from)));
+        let (Some(key), Some(joins)) = (key, joins) else {
+            return;
+        };
+        let joins = joins.into_iter().map(|(to, join)| Waiter::Join(to, join));
+        match result {
+            Ok(Some(page)) if page.is_empty() => {
+                joins.for_each(|join| self.read_page(key, room.clone(), epoch, from, join));
+            }
+            result => {
+                let page = result.map(Option::unwrap_or_default);
+                self.answer_waiters(key, &room, epoch, from, joins, page);
+            }
+        }
     }
 
     fn send_joined(
@@ -189,13 +228,26 @@ impl Shard {
         let Some(waiters) = self.home.reads.remove(&(key, epoch, from)) else {
             return;
         };
-        let mut resuming = Vec::new();
+        let mut others = Vec::new();
         for waiter in waiters {
             match waiter {
                 Waiter::History(id) => self.on_history_page(id, &frames),
-                waiter => resuming.push(waiter),
+                waiter => others.push(waiter),
             }
         }
+        self.answer_waiters(key, room, epoch, from, others, frames);
+    }
+
+    /// Answers joins, and members on their way, with what was read for them.
+    fn answer_waiters(
+        &mut self,
+        key: RoomKey,
+        room: &RoomName,
+        epoch: Epoch,
+        from: u64,
+        waiters: impl IntoIterator<Item = Waiter>,
+        frames: Result<Vec<(u64, Bytes)>, String>,
+    ) {
         // Of an epoch that is over nothing can be had.
         let is_over = self.position_of(key).map(|position| position.epoch) != Some(epoch);
         let frames = if is_over { Ok(Vec::new()) } else { frames };
@@ -206,7 +258,7 @@ impl Shard {
             _ => None,
         };
         let why = frames.err();
-        for waiter in resuming {
+        for waiter in waiters {
             match (waiter, &page, &why) {
                 (Waiter::History(_), ..) => {}
                 (Waiter::Join(to, join), _, Some(why)) => {

@@ -15,6 +15,10 @@ use crate::model::{Epoch, MessageId, Name, Publication, RoomName, Timestamp};
 
 const SELECT_NEWEST: &str = r#"
     select max("offset") from messages where room_name = ?1 and epoch = ?2"#;
+pub(super) const SELECT_OFFSETS: &str = r#"
+    select "offset" from messages
+    where room_name = ?1 and epoch = ?2 and "offset" >= ?3 and "offset" < ?4
+    order by "offset""#;
 const SELECT_PREVIOUS: &str = r#"
     select epoch from messages where room_name = ?1 and epoch < ?2
     order by epoch desc limit 1"#;
@@ -119,6 +123,32 @@ impl Reader {
             }
         }
         Ok(rooms)
+    }
+
+    /// The first of the offsets from `from` up to and without `until` that is not stored, if one is
+    /// not.
+    pub fn missing(
+        &mut self,
+        room: &RoomName,
+        epoch: Epoch,
+        from: u64,
+        until: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let mut statement = self.connection.prepare_cached(SELECT_OFFSETS)?;
+        let mut rows = statement.query(params![
+            room.as_str(),
+            epoch.as_str(),
+            to_integer(from),
+            to_integer(until),
+        ])?;
+        let mut next = from;
+        while let Some(row) = rows.next()? {
+            if integer_of(row, 0)? != next {
+                break;
+            }
+            next += 1;
+        }
+        Ok(Some(next).filter(|&next| next < until))
     }
 
     /// What stands in `room` after the offset `after`, up to and with `up_to`.

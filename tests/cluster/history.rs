@@ -4,6 +4,7 @@
 //! What a worker does is done here by hand, so that a test has each step in its hand: read the
 //! stream as its group, COPY, acknowledge, trim.
 
+use std::io::{BufRead, BufReader, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use super::instances::{await_up, begin, start};
 use super::postgres::Postgres;
 use super::redis::Redis;
-use super::support::{Client, Server, all, eventually, talking};
+use super::support::{Answer, Client, Server, all, connect, eventually, talking};
 use super::talk::Talk;
 
 const STREAM: &str = "gosocket:messages:stream";
@@ -91,6 +92,17 @@ impl<'a> Hand<'a> {
         entries.len()
     }
 
+    /// Acknowledges what was taken and not stored.
+    fn set_aside(&self) {
+        let pending = self
+            .redis
+            .ask(&["XPENDING", STREAM, GROUP, "-", "+", "1000"]);
+        let ids = pending.as_array().unwrap().iter();
+        let ids: Vec<_> = ids.map(|it| it[0].as_str().unwrap().to_owned()).collect();
+        self.redis
+            .ask(&[&["XACK", STREAM, GROUP][..], &texts(&ids)].concat());
+    }
+
     /// Takes all that is there.
     fn work_all(&mut self) {
         while self.work(500, |_, _| true) > 0 {}
@@ -136,6 +148,21 @@ fn offsets(answer: &Value) -> Vec<u64> {
     let messages = answer["messages"].as_array().unwrap();
     let offset = |message: &Value| message["offset"].as_u64().unwrap();
     messages.iter().map(offset).collect()
+}
+
+/// The name of the first event of a room's, for who comes back with an id.
+fn first_event(server: &Server, room: &str, id: &str) -> String {
+    let mut socket = connect(server.port);
+    let head = "HTTP/1.1\r\nHost: a";
+    write!(
+        socket,
+        "GET /api/rooms/{room}/events {head}\r\nLast-Event-ID: {id}\r\n\r\n"
+    )
+    .unwrap();
+    assert_eq!(Answer::read_head(&mut socket).status, 200);
+    let lines = BufReader::new(socket).lines().map(Result::unwrap);
+    let mut names = lines.filter_map(|line| line.strip_prefix("event: ").map(str::to_owned));
+    names.next().unwrap()
 }
 
 /// A cold instance answers resumes that span PostgreSQL, stream and memory, while messages keep
@@ -243,12 +270,18 @@ fn a_hole_below_the_floor_is_final() {
     for (since, recovered) in [
         (0, false),
         (99, false),
-        (100, true),
+        (100, false),
         (149, false),
         (150, true),
+        (1_999, true),
     ] {
-        let joined = Client::new(&b).rejoin("r", &epoch, since);
+        let mut client = Client::new(&b);
+        let joined = client.rejoin("r", &epoch, since);
         assert_eq!(joined["recovered"], recovered, "since {since}: {joined}");
+        match recovered {
+            true => drop(client.messages("r", since + 1, 2_000)),
+            false => assert_eq!(client.settle(), Vec::<Value>::new(), "none is replayed"),
+        }
     }
     let page = get(&b, "r", "after=0&limit=120");
     assert_eq!(offsets(&page), (101..=120).collect::<Vec<_>>(), "the range");
@@ -268,6 +301,48 @@ fn a_hole_below_the_floor_is_final() {
         let answer = client.ask(json!({"type": "join", "room": "r", "since": since}));
         (answer["recovered"] == true).then_some(())
     });
+}
+
+/// An entry that PostgreSQL refused, many pages behind where a resume begins: known before
+/// `joined`, however many ask at once. Who begins behind it misses nothing.
+#[test]
+fn a_dead_entry_deep_in_the_past_is_told_by_joined() {
+    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let mut hand = Hand::new(&redis, &postgres);
+    let a = reader("a", &redis, &postgres);
+    let mut client = Client::new(&a);
+    let epoch = client.join("r")["epoch"].clone();
+    client.publish_all("r", 0..3_000, big);
+    // Taken, set aside and acknowledged: the stream has it still, but below the floor.
+    hand.work(2_500, |_, offset| offset != 1_500);
+    hand.set_aside();
+    drop(client);
+    let b = reader("b", &redis, &postgres);
+    std::thread::scope(|scope| {
+        for since in (0..3_000).step_by(100).chain([1_498, 1_499]) {
+            let (b, epoch) = (&b, &epoch);
+            scope.spawn(move || {
+                let mut client = Client::new(b);
+                let joined = client.rejoin("r", epoch, since);
+                assert_eq!(
+                    joined["recovered"],
+                    since >= 1_500,
+                    "since {since}: {joined}"
+                );
+                match since >= 1_500 {
+                    true => drop(client.messages("r", since + 1, 3_000)),
+                    false => assert_eq!(joined["offset"], 3_000),
+                }
+            });
+        }
+    });
+    // The same by server-sent events.
+    for (since, resets) in [(0, true), (1_499, true), (1_500, false)] {
+        let id = format!("{}:{since}", epoch.as_str().unwrap());
+        let first = first_event(&b, "r", &id);
+        assert_eq!(first == "reset", resets, "since {since}: {first}");
+    }
+    assert_eq!(b.metric("gaps_told_total"), 0);
 }
 
 /// History over HTTP: both ways over PostgreSQL, stream and memory, and on into the epoch before.

@@ -533,6 +533,7 @@ impl<T: Origin> Partition<T> {
         outcomes: &mut Vec<Outcome<T>>,
         asks: &mut Vec<Ask>,
     ) {
+        self.go_on_with_resumes();
         outcomes.append(&mut self.outcomes);
         asks.append(&mut self.asks);
     }

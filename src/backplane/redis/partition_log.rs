@@ -173,6 +173,30 @@ impl PartitionLog {
         Page::Frames(frames)
     }
 
+    /// From which offset on all messages of a room are here, up to `newest`, its last: the one
+    /// behind that if none is.
+    pub fn whole_from(&self, room: &str, epoch: Epoch, newest: u64) -> u64 {
+        let is_its = self.origin.is_some_and(|origin| origin.epoch == epoch);
+        let offsets = self.rooms.get(room).filter(|_| is_its);
+        let last = offsets.and_then(|offsets| offsets.back());
+        let (Some(offsets), Some(&(last, _))) = (offsets, last) else {
+            return newest + 1;
+        };
+        if last < newest {
+            return newest + 1;
+        }
+        // Behind the last hole there are as many items as offsets.
+        let (mut low, mut high) = (0, offsets.len() - 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match last - offsets[middle].0 == (offsets.len() - 1 - middle) as u64 {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        offsets[high].0
+    }
+
     /// Puts an item into its room's index; returns the room's name, one allocation for all its
     /// items.
     fn index(&mut self, item: &Item, put: impl FnOnce(&mut VecDeque<(u64, u64)>)) -> RoomName {
@@ -334,6 +358,11 @@ mod tests {
                 let newest = of_room.last().map_or(0, |item| item.offset);
                 let page = log.page(room, epoch, from, newest, bounds.0, bounds.1);
                 prop_assert_eq!(page, naive(&kept, room, from, newest, bounds));
+                let mut whole_from = newest + 1;
+                for item in kept.iter().rev().filter(|item| item.room.as_str() == room) {
+                    whole_from -= u64::from(item.offset + 1 == whole_from);
+                }
+                prop_assert_eq!(log.whole_from(room, epoch, newest), whole_from);
             }
         }
     }
@@ -359,5 +388,14 @@ mod tests {
         let page = |epoch, from| log.page(room, Epoch::new(epoch, 0), from, 9, 9, 9);
         assert_eq!(page(1, items[8].offset), Page::Older);
         assert!(matches!(page(2, items[8].offset), Page::Frames(it) if it.len() == 1));
+        let whole_from = |epoch, newest| log.whole_from(room, Epoch::new(epoch, 0), newest);
+        let offset = items[8].offset;
+        assert_eq!(whole_from(2, offset), offset);
+        assert_eq!(
+            whole_from(2, offset + 1),
+            offset + 2,
+            "the last is not here"
+        );
+        assert_eq!(whole_from(1, offset), offset + 1, "another epoch");
     }
 }

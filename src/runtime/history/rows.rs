@@ -2,12 +2,15 @@
 
 use bytes::Bytes;
 
-use crate::backplane::history::{EpochEnds, HistoryAsk, HistoryReply, PageWant, StoredRoom};
+use crate::backplane::history::{
+    EpochEnds, HistoryAsk, HistoryReply, PageWant, StoredRoom, Stretch,
+};
 use crate::model::limits::{PAGE_BYTES_MAX, PAGE_PUBLICATIONS_MAX};
 use crate::model::{Epoch, Name, Publication, RoomName, Timestamp};
 use crate::pg::{self, Param, Request, Row};
 
 const PAGES: &str = include_str!("pages.sql");
+const MISSING: &str = include_str!("missing.sql");
 const ENDS: &str = include_str!("ends.sql");
 const ROOMS: &str = include_str!("rooms.sql");
 
@@ -28,6 +31,21 @@ pub(super) fn request(ask: &HistoryAsk) -> Request {
                 Param::Int(PAGE_BYTES_MAX as i64),
             ];
             Request::query(PAGES, params)
+        }
+        HistoryAsk::Missing(stretches) => {
+            let texts = |of: fn(&Stretch) -> &str| {
+                Param::Texts(stretches.iter().map(|it| of(it).to_owned()).collect())
+            };
+            let ints = |of: fn(&Stretch) -> u64| {
+                Param::Ints(stretches.iter().map(|it| integer(of(it))).collect())
+            };
+            let params = vec![
+                texts(|stretch| stretch.room.as_str()),
+                texts(|stretch| stretch.epoch.as_str()),
+                ints(|stretch| stretch.from),
+                ints(|stretch| stretch.until),
+            ];
+            Request::query(MISSING, params)
         }
         HistoryAsk::Ends(room, epoch) => {
             Request::query(ENDS, vec![text(room.as_str()), text(epoch.as_str())])
@@ -56,6 +74,20 @@ pub(super) fn reply(ask: HistoryAsk, answer: &pg::Answer) -> HistoryReply {
             }
             let pages = Ok(pages);
             HistoryReply::Pages { ticket, pages }
+        }
+        HistoryAsk::Missing(stretches) => {
+            // Of what is not told nothing is known to be there.
+            let mut missing: Vec<_> = stretches.iter().map(|it| Some(it.from)).collect();
+            for row in &answer.rows {
+                let which = row.int(0).and_then(|n| usize::try_from(n - 1).ok());
+                let first = row.int(1).and_then(|offset| u64::try_from(offset).ok());
+                if let (Some(which), Some(first)) = (which, first)
+                    && let Some(stretch) = stretches.get(which)
+                {
+                    missing[which] = Some(first).filter(|&first| first < stretch.until);
+                }
+            }
+            HistoryReply::Missing(Ok(missing))
         }
         HistoryAsk::Ends(room, epoch) => {
             let row = answer.rows.first();
@@ -87,6 +119,7 @@ pub(super) fn refusal(ask: HistoryAsk) -> HistoryReply {
             let pages = Err(why);
             HistoryReply::Pages { ticket, pages }
         }
+        HistoryAsk::Missing(_) => HistoryReply::Missing(Err(why)),
         HistoryAsk::Ends(room, epoch) => HistoryReply::Ends(room, epoch, Err(why)),
         HistoryAsk::Rooms(query) => HistoryReply::Rooms(query, Err(why)),
     }

@@ -18,6 +18,17 @@ struct OnItsWay {
 
 impl OnItsWay {
     fn new() -> Self {
+        let mut this = Self::resuming();
+        this.stage.answer(StoreReply::Missing(Ok(vec![None])));
+        this.answer(Ok(1..=2));
+        let heard = this.heard();
+        assert!(heard.contains("\"recovered\":true"), "{heard}");
+        assert_eq!(heard.matches("\"type\":\"message\"").count(), 2, "{heard}");
+        this
+    }
+
+    /// It is not answered yet.
+    fn resuming() -> Self {
         let mut stage = Stage::new(options(1, true));
         let peer = stage.connect(0, "/ws");
         let (room, epoch) = (RoomName::parse("r").unwrap(), Epoch::new(1, 1));
@@ -28,17 +39,12 @@ impl OnItsWay {
         );
         stage.pump();
         stage.answer(StoreReply::Opened(room.clone(), Ok((epoch, 4))));
-        let mut this = Self {
+        Self {
             stage,
             peer,
             room,
             epoch,
-        };
-        this.answer(Ok(1..=2));
-        let heard = this.heard();
-        assert!(heard.contains("\"recovered\":true"), "{heard}");
-        assert_eq!(heard.matches("\"type\":\"message\"").count(), 2, "{heard}");
-        this
+        }
     }
 
     /// Whether the page from the third message on is asked for.
@@ -79,6 +85,33 @@ impl OnItsWay {
     fn heard(&mut self) -> String {
         self.stage.heard(self.peer)
     }
+}
+
+/// What is missing anywhere is known before `joined`, and then nothing is replayed.
+#[test]
+fn a_hole_deep_in_the_past_is_told_by_joined() {
+    let mut way = OnItsWay::resuming();
+    let (from, until) = match &way.stage.asked[0].1 {
+        StoreRequest::Missing(stretches) => (stretches[0].from, stretches[0].until),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((from, until), (1, 5), "up to where the log begins");
+    way.stage.answer(StoreReply::Missing(Ok(vec![Some(3)])));
+    let heard = way.heard();
+    assert!(heard.contains("\"recovered\":false"), "{heard}");
+    assert!(heard.contains("\"offset\":4"), "{heard}");
+    assert!(!heard.contains("\"type\":\"message\""), "{heard}");
+    assert!(way.stage.asked.is_empty(), "{:?}", way.stage.asked);
+}
+
+#[test]
+fn a_past_that_can_not_be_looked_at_is_no_loss() {
+    let mut way = OnItsWay::resuming();
+    let away = Err("the store is away".to_owned());
+    way.stage.answer(StoreReply::Missing(away));
+    let heard = way.heard();
+    assert!(heard.contains("\"code\":\"unavailable\""), "{heard}");
+    assert!(!heard.contains("joined"), "{heard}");
 }
 
 #[test]

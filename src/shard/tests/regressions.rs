@@ -93,6 +93,7 @@ fn a_resume_that_the_store_fails_leaves_no_room_behind() {
     stage.pump();
     let name = crate::model::RoomName::parse(&room).unwrap();
     stage.answer(StoreReply::Opened(name.clone(), Ok((epoch, 9))));
+    stage.answer(StoreReply::Missing(Ok(vec![None])));
     let failed = Err("the disk is away".into());
     stage.answer(StoreReply::Read {
         room: name,

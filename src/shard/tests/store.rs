@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 
 use super::setup::Setup;
+use crate::backplane::history::Stretch;
 use crate::backplane::{CommitFailure, StoreReply, StoreRequest};
 use crate::model::{Epoch, Publication, RoomName};
 use crate::shard::ShardId;
@@ -114,6 +115,22 @@ impl Store {
                     from,
                     publications,
                 }
+            }
+            StoreRequest::Missing(stretches) => {
+                let missing = |stretch: Stretch| {
+                    let rows = self.rooms.get(&stretch.room).map_or(0, Vec::len);
+                    let floor = floor(rows, setup) as u64;
+                    let first = match stretch.from <= floor {
+                        true => stretch.from,
+                        false => stretch.from.max(rows as u64 + 1),
+                    };
+                    Some(first).filter(|&first| first < stretch.until)
+                };
+                let missing = match fails(setup.reads_fail, rng) {
+                    true => Err("the disk is away".into()),
+                    false => Ok(stretches.into_iter().map(missing).collect()),
+                };
+                StoreReply::Missing(missing)
             }
             StoreRequest::Ends(..) | StoreRequest::Rooms(_) => panic!("nobody asks by HTTP"),
             StoreRequest::Commit(batch) => {

@@ -520,7 +520,7 @@ impl World {
             assert!(shard.hub.is_empty(), "rooms are left: {:?}", shard.hub);
             assert_eq!(shard.hub.log_bytes(), 0);
             assert!(shard.stalled.is_empty() && shard.flush.is_empty() && shard.users.is_empty());
-            assert!(shard.home.reads.is_empty());
+            assert!(shard.home.reads.is_empty() && shard.home.resuming.is_empty());
         }
     }
 }

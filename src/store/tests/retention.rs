@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::store::DATABASE_FILE;
-use crate::store::reader::SELECT_PAGE;
+use crate::store::reader::{SELECT_OFFSETS, SELECT_PAGE};
 use crate::store::writer::{DELETE_OLDEST, SELECT_REMEMBERED};
 
 /// Sent at 1000 times its offset.
@@ -76,6 +76,18 @@ fn a_clock_that_was_wrong_leaves_a_hole_that_is_told() {
     assert_eq!(page.publications, [all[1].clone()]);
     assert_eq!(page.end, PageEnd::Missing { from: 3, to: 4 });
     assert_eq!(read_all(&mut reader, "a", 4).publications, [all[4].clone()]);
+    for (from, until, missing) in [
+        (1, 6, Some(1)),
+        (2, 6, Some(3)),
+        (2, 3, None),
+        (4, 5, Some(4)),
+        (5, 6, None),
+        (5, 7, Some(6)),
+        (6, 6, None),
+    ] {
+        let found = reader.missing(&room("a"), epoch(), from, until).unwrap();
+        assert_eq!(found, missing, "{from}..{until}");
+    }
 }
 
 #[test]
@@ -124,7 +136,12 @@ fn no_query_reads_or_sorts_the_whole_table() {
     let dir = TempDir::new().unwrap();
     drop(open(&dir));
     let sqlite = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    for sql in [SELECT_PAGE, SELECT_REMEMBERED, DELETE_OLDEST] {
+    for sql in [
+        SELECT_PAGE,
+        SELECT_OFFSETS,
+        SELECT_REMEMBERED,
+        DELETE_OLDEST,
+    ] {
         let mut explain = sqlite
             .prepare(&format!("explain query plan {sql}"))
             .unwrap();

@@ -45,6 +45,8 @@ impl<T: Origin> Partition<T> {
 
     fn on_away(&mut self, why: String) {
         self.fail_opening(&why);
+        // What has not been asked yet would wait until Redis is back.
+        self.lose_floors();
         for (outgoing, whose) in self.publisher.unsettled_publishes() {
             if !std::mem::replace(&mut whose.is_held, true) {
                 let (preview, origin) = (preview(outgoing), whose.origin.clone());

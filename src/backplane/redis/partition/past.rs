@@ -17,6 +17,11 @@
 //! Floors, PostgreSQL and stream are read once for all who wait at that moment. A want that knows
 //! its place in the stream (the page before it ended there) goes there first.
 //!
+//! Whether a resume can have all that it missed is known before it begins: behind a floor,
+//! PostgreSQL is looked through for the first offset that it lacks, and that one is looked for in
+//! the stream, and in PostgreSQL once more (see [`Resumes`]). What is set aside while a resume is
+//! on its way is told by `gap`.
+//!
 //! Invariants: each want has one page; at most [`RECALL_WAITING_MAX`] wait; one floor is asked for
 //! at a time.
 
@@ -25,12 +30,16 @@ use hashbrown::HashMap;
 
 use super::Partition;
 use super::replies::Question;
-use crate::backplane::history::{EpochEnds, HistoryAsk, HistoryReply, PageWant};
+use crate::backplane::history::{EpochEnds, HistoryAsk, HistoryReply, PageWant, Stretch};
 use crate::backplane::redis::recall::{RecallError, Recalled};
+use crate::backplane::resumes::{Resumes, Seek, Sought};
 use crate::backplane::{Ask, Moment, Origin, Outcome};
 use crate::model::limits::{HISTORY_WANTS_MAX, PAGE_BYTES_MAX, RECALL_WAITING_MAX};
 use crate::model::{EntryId, Epoch, Publication, RoomName};
 use crate::resp::{Value, push_command};
+
+/// Why somebody is not let wait.
+const TOO_MANY: &str = "too many read the past at once; try again later";
 
 /// The group by which workers consume the stream (PROTOCOL 5).
 const GROUP: &[u8] = b"persist-workers";
@@ -44,6 +53,21 @@ struct Waiting {
     failed: Option<String>,
     /// The first offset behind the one wanted that was met anywhere.
     first: Option<u64>,
+    /// Whether it is to be read, and whether resumes hang on it.
+    is_read: bool,
+    is_sought: bool,
+}
+
+/// What became of a want.
+enum Found {
+    /// PostgreSQL has it: frames from there on.
+    Stored(Vec<(u64, Bytes)>),
+    /// The stream has it.
+    Streamed(Vec<(u64, Bytes)>),
+    /// Nobody has it; perhaps something behind it.
+    Lost(Option<u64>),
+    /// That can't be told now: why.
+    Failed(String),
 }
 
 /// See the module.
@@ -52,10 +76,15 @@ pub(super) struct Past {
     /// Whether there is a PostgreSQL to ask.
     has_store: bool,
     wants: HashMap<PageWant, Waiting>,
+    resumes: Resumes,
     /// Who waits for a floor.
     unfloored: Vec<PageWant>,
-    /// Who waited when the floor was asked for.
-    flooring: Vec<PageWant>,
+    /// What resumes want to look at next: it waits for a floor, too.
+    look: Vec<Stretch>,
+    /// Who waited when the floor was asked for that is under way.
+    flooring: Option<(Vec<PageWant>, Vec<Stretch>)>,
+    /// The floor behind which the look was asked for that is under way.
+    look_floor: Option<EntryId>,
     /// The group's last entry delivered, as of the floor that is asked for.
     delivered: Option<EntryId>,
     /// What PostgreSQL is asked, by ticket: the wants, and the floor if they have not been to the
@@ -82,33 +111,94 @@ impl Past {
 impl<T: Origin> Partition<T> {
     /// A page that the partition log does not have. `newest` is the room's last offset.
     pub(super) fn want_past(&mut self, want: PageWant, newest: u64) {
-        if self.past.wants.contains_key(&want) {
-            return;
-        }
-        if self.past.wants.len() >= RECALL_WAITING_MAX {
-            let why = "too many read the past at once; try again later";
-            self.push_page(want, Err(why.into()));
-            return;
-        }
         let waiting = Waiting {
             newest,
+            is_read: true,
             ..Waiting::default()
         };
+        self.want(want, waiting);
+    }
+
+    fn want(&mut self, want: PageWant, waiting: Waiting) {
+        if let Some(known) = self.past.wants.get_mut(&want) {
+            known.is_read |= waiting.is_read;
+            known.is_sought |= waiting.is_sought;
+            return;
+        }
+        let is_full = self.past.wants.len() >= RECALL_WAITING_MAX;
+        let (is_sought, floor) = (waiting.is_sought, self.past.look_floor);
+        let floor = floor.filter(|_| waiting.failed.is_none());
         self.past.wants.insert(want.clone(), waiting);
-        let knows_place = self.recall.knows_place(&want.room, want.epoch, want.from);
-        if self.past.has_store && !knows_place {
+        if is_full {
+            self.answer_past(want, Found::Failed(TOO_MANY.into()));
+        } else if is_sought {
+            // PostgreSQL was looked at.
+            self.seek_in_stream(want, floor);
+        } else if self.past.has_store && !self.knows_place(&want) {
             self.past.unfloored.push(want);
         } else {
             self.seek_in_stream(want, None);
         }
     }
 
+    /// Whether it is known where in the stream that page begins.
+    fn knows_place(&self, want: &PageWant) -> bool {
+        self.recall.knows_place(&want.room, want.epoch, want.from)
+    }
+
+    /// Whether all of a room from an offset on can be had; from `until` on it is in memory.
+    pub(super) fn want_resume(&mut self, want: PageWant, until: u64) {
+        let result = if !self.past.has_store || self.knows_place(&want) {
+            // What the stream has, it has to its end: the page that is read next says it.
+            Ok(Some(Vec::new()))
+        } else if let Some(why) = self.why_away() {
+            Err(why)
+        } else if (self.past.resumes).want(&want.room, want.epoch, want.from, until) {
+            return;
+        } else {
+            Err(TOO_MANY.into())
+        };
+        self.push_resumed(want, result);
+    }
+
+    /// Seeks what resumes miss, tells what became of them, and looks on.
+    pub(super) fn go_on_with_resumes(&mut self) {
+        loop {
+            let seeks = self.past.resumes.take_seeks();
+            if seeks.is_empty() {
+                break;
+            }
+            for seek in seeks {
+                let Seek {
+                    room,
+                    epoch,
+                    at: from,
+                    failed,
+                } = seek;
+                let waiting = Waiting {
+                    newest: self.newest_of(&room, epoch).unwrap_or(0),
+                    failed,
+                    is_sought: true,
+                    ..Waiting::default()
+                };
+                self.want(PageWant { room, epoch, from }, waiting);
+            }
+        }
+        let resumed = self.past.resumes.take_resumed().into_iter();
+        self.outcomes.extend(resumed.map(Outcome::Resumed));
+        if let Some(look) = self.past.resumes.poll_look() {
+            self.past.look = look;
+        }
+    }
+
     /// Asks for the floor, if somebody waits for one.
     pub(super) fn ask_floor(&mut self, now_ms: u64) {
-        if self.past.unfloored.is_empty() || !self.past.flooring.is_empty() {
+        let is_wanted = !self.past.unfloored.is_empty() || !self.past.look.is_empty();
+        if !is_wanted || self.past.flooring.is_some() {
             return;
         }
-        self.past.flooring = std::mem::take(&mut self.past.unfloored);
+        let wants = std::mem::take(&mut self.past.unfloored);
+        self.past.flooring = Some((wants, std::mem::take(&mut self.past.look)));
         let stream = self.names.stream.as_bytes();
         // In this order: what is delivered between the two is above the first answer.
         let out = self.commands.ask(now_ms, Question::Groups);
@@ -139,7 +229,11 @@ impl<T: Origin> Partition<T> {
         // Of a group that has gone meanwhile nothing is known.
         let floor = delivered.filter(|_| !list.is_empty());
         let floor = floor.map(|last| oldest.map_or(last.next(), |oldest| oldest.min(last.next())));
-        let wants = std::mem::take(&mut self.past.flooring);
+        let (wants, look) = self.past.flooring.take().unwrap_or_default();
+        if !look.is_empty() {
+            self.past.look_floor = floor;
+            self.asks.push(Ask::History(HistoryAsk::Missing(look)));
+        }
         match floor {
             Some(floor) => self.ask_store(wants, Some(floor)),
             None => wants
@@ -165,7 +259,7 @@ impl<T: Origin> Partition<T> {
             return;
         };
         if let Some(why) = self.why_away() {
-            self.answer_past(want, Err(why));
+            self.answer_past(want, Found::Failed(why));
             return;
         }
         let before = self.log.first().map(|(.., entry)| entry);
@@ -174,8 +268,7 @@ impl<T: Origin> Partition<T> {
         let floor = floor.unwrap_or_default();
         let taken = self.recall.want(room, *epoch, *from, newest, before, floor);
         if !taken {
-            let why = "too many read the past at once; try again later";
-            self.answer_past(want, Err(why.into()));
+            self.answer_past(want, Found::Failed(TOO_MANY.into()));
         }
     }
 
@@ -190,10 +283,10 @@ impl<T: Origin> Partition<T> {
             } = recalled;
             let want = PageWant { room, epoch, from };
             match result {
-                Ok(frames) => self.answer_past(want, Ok(frames)),
+                Ok(frames) => self.answer_past(want, Found::Streamed(frames)),
                 Err(RecallError::Unavailable) => {
                     let why = "the stream could not be read; try again later";
-                    self.answer_past(want, Err(why.into()));
+                    self.answer_past(want, Found::Failed(why.into()));
                 }
                 Err(RecallError::Lost { first }) => {
                     let Some(waiting) = self.past.wants.get_mut(&want) else {
@@ -201,7 +294,7 @@ impl<T: Origin> Partition<T> {
                     };
                     waiting.first = least(waiting.first, first);
                     match waiting.failed.clone() {
-                        Some(why) => self.answer_past(want, Err(why)),
+                        Some(why) => self.answer_past(want, Found::Failed(why)),
                         None if self.past.has_store => again.push(want),
                         None => self.lose_past(want),
                     }
@@ -232,12 +325,17 @@ impl<T: Origin> Partition<T> {
                     }),
                 }
             }
+            HistoryReply::Missing(missing) => self.past.resumes.on_looked(missing),
             HistoryReply::Ends(room, epoch, ends) => {
                 self.outcomes.push(Outcome::Ends(room, epoch, ends));
             }
             HistoryReply::Rooms(query, rooms) => self.on_stored_rooms(query, rooms),
         }
-        // What is to be looked for in the stream is asked for at once.
+        // What is to be looked for in the stream is asked for at once, and so is the next look.
+        self.go_on_with_resumes();
+        if self.keep.is_greeted() {
+            self.ask_floor(moment.ms);
+        }
         self.ask_stream(moment.ms);
         self.flush();
     }
@@ -246,7 +344,7 @@ impl<T: Origin> Partition<T> {
     fn on_stored_page(&mut self, want: PageWant, floor: Option<EntryId>, page: &[Publication]) {
         let frames = self.frames_of(want.from, page);
         if !frames.is_empty() {
-            self.answer_past(want, Ok(frames));
+            self.answer_past(want, Found::Stored(frames));
             return;
         }
         if let Some(waiting) = self.past.wants.get_mut(&want) {
@@ -262,7 +360,7 @@ impl<T: Origin> Partition<T> {
     /// PostgreSQL can't be asked.
     fn on_no_page(&mut self, want: PageWant, floor: Option<EntryId>, why: &str) {
         if floor.is_none() {
-            self.answer_past(want, Err(why.to_owned()));
+            self.answer_past(want, Found::Failed(why.to_owned()));
             return;
         }
         if let Some(waiting) = self.past.wants.get_mut(&want) {
@@ -296,25 +394,49 @@ impl<T: Origin> Partition<T> {
     fn lose_past(&mut self, want: PageWant) {
         let waiting = self.past.wants.get(&want);
         let first = waiting.and_then(|waiting| waiting.first);
-        // What is behind the hole is read when it is asked for.
-        let first = first.map(|offset| (offset, Bytes::new()));
-        self.answer_past(want, Ok(first.into_iter().collect()));
+        self.answer_past(want, Found::Lost(first));
     }
 
-    fn answer_past(&mut self, want: PageWant, page: Result<Vec<(u64, Bytes)>, String>) {
-        if self.past.wants.remove(&want).is_some() {
+    fn answer_past(&mut self, want: PageWant, found: Found) {
+        let Some(waiting) = self.past.wants.remove(&want) else {
+            return;
+        };
+        if waiting.is_sought {
+            let sought = match &found {
+                Found::Streamed(frames) => Sought::Streamed(frames.clone()),
+                Found::Stored(frames) => Sought::Stored(want.from + frames.len() as u64),
+                Found::Lost(_) => Sought::Lost,
+                Found::Failed(why) => Sought::Failed(why.clone()),
+            };
+            let resumes = &mut self.past.resumes;
+            resumes.on_sought(&want.room, want.epoch, want.from, sought);
+        }
+        if waiting.is_read {
+            let page = match found {
+                Found::Stored(frames) | Found::Streamed(frames) => Ok(frames),
+                // What is behind the hole is read when it is asked for.
+                Found::Lost(first) => {
+                    let first = first.map(|offset| (offset, Bytes::new()));
+                    Ok(first.into_iter().collect())
+                }
+                Found::Failed(why) => Err(why),
+            };
             self.push_page(want, page);
         }
     }
 
-    /// The commands wire is gone, and with it what was asked.
+    /// The commands wire is gone, and with it what was asked; or Redis is away.
     pub(super) fn lose_floors(&mut self) {
         self.past.delivered = None;
-        let mut wants = std::mem::take(&mut self.past.flooring);
+        let (mut wants, mut look) = self.past.flooring.take().unwrap_or_default();
         wants.append(&mut self.past.unfloored);
+        look.append(&mut self.past.look);
+        let why = "Redis is away; try again when it is back";
+        if !look.is_empty() {
+            self.past.resumes.on_looked(Err(why.into()));
+        }
         for want in wants {
-            let why = "Redis is away; try again when it is back";
-            self.answer_past(want, Err(why.into()));
+            self.answer_past(want, Found::Failed(why.into()));
         }
     }
 

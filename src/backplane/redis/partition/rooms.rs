@@ -22,7 +22,7 @@ use crate::backplane::redis::partition_log::Page;
 use crate::backplane::redis::recall::StreamRead;
 use crate::backplane::redis::stream_page::StreamPage;
 use crate::backplane::redis::{Item, order};
-use crate::backplane::{Begun, Moment, Origin, Outcome};
+use crate::backplane::{Begun, Moment, Origin, Outcome, Resumed, Whole};
 use crate::model::limits::{PAGE_BYTES_MAX, PAGE_PUBLICATIONS_MAX};
 use crate::model::{Epoch, Position, RoomName};
 use crate::resp::{Value, push_command};
@@ -62,9 +62,7 @@ impl<T: Origin> Partition<T> {
     }
 
     pub(in crate::backplane) fn read(&mut self, room: &RoomName, epoch: Epoch, from: u64) {
-        let newest = self.rooms.get(room).and_then(|followed| followed.position);
-        let newest = newest.filter(|position| position.epoch == epoch);
-        let newest = newest.map_or(0, |position| position.offset);
+        let newest = self.newest_of(room, epoch).unwrap_or(0);
         let (bytes, count) = (PAGE_BYTES_MAX, PAGE_PUBLICATIONS_MAX);
         let want = PageWant {
             room: room.clone(),
@@ -81,6 +79,46 @@ impl<T: Origin> Partition<T> {
                 None => self.want_past(want, newest),
             },
         }
+    }
+
+    pub(in crate::backplane) fn resume(
+        &mut self,
+        room: &RoomName,
+        epoch: Epoch,
+        from: u64,
+        kept: u64,
+    ) {
+        let want = PageWant {
+            room: room.clone(),
+            epoch,
+            from,
+        };
+        let Some(newest) = self.newest_of(room, epoch) else {
+            // Its epoch is over.
+            self.push_resumed(want, Ok(None));
+            return;
+        };
+        let until = kept.min(self.log.whole_from(room.as_str(), epoch, newest));
+        match from >= until {
+            true => self.push_resumed(want, Ok(Some(Vec::new()))),
+            false => self.want_resume(want, until),
+        }
+    }
+
+    /// The last offset of a room that is open, if it stands in that epoch.
+    pub(super) fn newest_of(&self, room: &RoomName, epoch: Epoch) -> Option<u64> {
+        let position = self.rooms.get(room)?.position?;
+        (position.epoch == epoch).then_some(position.offset)
+    }
+
+    pub(super) fn push_resumed(&mut self, want: PageWant, result: Whole) {
+        let PageWant { room, epoch, from } = want;
+        self.outcomes.push(Outcome::Resumed(Resumed {
+            room,
+            epoch,
+            from,
+            result,
+        }));
     }
 
     pub(super) fn push_page(&mut self, want: PageWant, page: Result<Vec<(u64, Bytes)>, String>) {

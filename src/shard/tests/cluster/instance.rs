@@ -319,7 +319,9 @@ impl Instance {
                 let is_free = !conn.paused && conn.credit_used == 0;
                 assert!(is_free, "i{number}: all credit is back: {conn:?}");
             }
-            assert!(node.shard.home.reads.is_empty(), "i{number}: nobody reads");
+            let home = &node.shard.home;
+            let is_read = home.reads.is_empty() && home.resuming.is_empty();
+            assert!(is_read, "i{number}: nobody reads");
             assert_eq!(node.shard.degraded, None, "i{number} is degraded");
             for room in node.shard.home.rooms.values() {
                 let is_open = room.opening.is_none() && room.publishing == 0;
