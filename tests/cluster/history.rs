@@ -427,19 +427,8 @@ fn history_goes_through_all_that_keeps_it() {
 #[test]
 fn a_hundred_ask_for_all_of_a_long_past() {
     let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
-    let hand = Hand::new(&redis, &postgres);
-    let first = reader("a", &redis, &postgres);
-    let epoch = Client::new(&first).join("s")["epoch"].clone();
-    let epoch = epoch.as_str().unwrap().to_owned();
     let count: u64 = if all() { 1_000_000 } else { 20_000 };
-    postgres.sql(&format!(
-        "INSERT INTO messages (room_name, id, epoch, \"offset\", user_id, payload, created_at) \
-         SELECT 'r', gen_random_uuid(), '{epoch}', n, 'u', to_jsonb(repeat('x', 100)), now() \
-         FROM generate_series(1, {count}) n"
-    ));
-    hand.redis
-        .ask(&["HSET", "gosocket:state", "o:r", &count.to_string()]);
-    let server = reader("b", &redis, &postgres);
+    let (server, epoch) = long_past(&redis, &postgres, count);
     let page = get(&server, "r", &format!("epoch={epoch}&after=0&limit=1000"));
     assert_eq!(offsets(&page), (1..=1_000).collect::<Vec<_>>());
     let before = server.memory_kib();
@@ -462,6 +451,52 @@ fn a_hundred_ask_for_all_of_a_long_past() {
     let grown = server.memory_kib().saturating_sub(before) / 1024;
     eprintln!("{grown} MiB more; another's publish took {longest:?} at most");
     assert!(grown < 50, "{grown} MiB");
+}
+
+/// An instance, and the epoch of a room that has so many messages in PostgreSQL.
+fn long_past(redis: &Redis, postgres: &Postgres, count: u64) -> (Server, String) {
+    let hand = Hand::new(redis, postgres);
+    let first = reader("a", redis, postgres);
+    let epoch = Client::new(&first).join("s")["epoch"].clone();
+    let epoch = epoch.as_str().unwrap().to_owned();
+    postgres.sql(&format!(
+        "INSERT INTO messages (room_name, id, epoch, \"offset\", user_id, payload, created_at) \
+         SELECT 'r', gen_random_uuid(), '{epoch}', n, 'u', to_jsonb(repeat('x', 100)), now() \
+         FROM generate_series(1, {count}) n"
+    ));
+    hand.redis
+        .ask(&["HSET", "gosocket:state", "o:r", &count.to_string()]);
+    (reader("b", redis, postgres), epoch)
+}
+
+/// A past that takes many looks, for many at once and from everywhere in it: each is answered soon,
+/// and a hole near its end is known before anything is replayed.
+#[test]
+fn a_long_past_is_looked_through_before_joined() {
+    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
+    let count: u64 = if all() { 1_000_000 } else { 120_000 };
+    let (server, epoch) = long_past(&redis, &postgres, count);
+    let epoch = json!(epoch);
+    let resume = |since: u64| {
+        let (mut client, began) = (Client::new(&server), Instant::now());
+        let joined = client.rejoin("r", &epoch, since);
+        (joined["recovered"] == true, began.elapsed())
+    };
+    let (recovered, took) = resume(0);
+    assert!(recovered);
+    let hole = count - 100;
+    postgres.sql(&format!("DELETE FROM messages WHERE \"offset\" = {hole}"));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for n in 0..30 {
+            let resume = &resume;
+            scope.spawn(move || assert!(!resume(n * (hole / 30)).0, "{n}"));
+        }
+    });
+    let all_took = began.elapsed();
+    assert!(resume(hole).0 && !resume(hole - 1).0);
+    eprintln!("{count} messages: one after {took:?}, thirty after {all_took:?}");
+    assert_eq!(server.metric("gaps_told_total"), 0);
 }
 
 fn ask_for_too_much(server: &Server, epoch: &str, count: u64, n: u64) {
