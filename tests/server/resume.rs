@@ -157,6 +157,34 @@ fn after_retention_has_deleted() {
     client.messages("a", 21, 21);
 }
 
+/// As retention leaves it where the clock went back: a hole, many pages behind where some begin.
+#[test]
+fn a_hole_deep_in_the_store_is_told_by_joined() {
+    let server = Server::start(&[]);
+    let mut client = Client::new(&server);
+    let epoch = client.join("a")["epoch"].clone();
+    client.publish_all("a", 0..3_000, |n| json!(n));
+    drop(client);
+    let dir = server.stop();
+    let database = rusqlite::Connection::open(dir.path().join("ringcast.db")).unwrap();
+    let deleted = database.execute("DELETE FROM messages WHERE \"offset\" = 2500", []);
+    assert_eq!(deleted, Ok(1));
+    drop(database);
+    let server = Server::start_on(dir, &[]);
+    for shard in [0, 1] {
+        for (since, recovered) in [(0, false), (2_499, false), (2_500, true)] {
+            let mut client = Client::on_shard(&server, shard);
+            let joined = client.rejoin("a", &epoch, since);
+            assert_eq!(joined["recovered"], recovered, "since {since}: {joined}");
+            match recovered {
+                true => drop(client.messages("a", since + 1, 3_000)),
+                false => assert_eq!(client.settle(), Vec::<Value>::new(), "none is replayed"),
+            }
+        }
+    }
+    assert_eq!(server.metric("gaps_told_total"), 0);
+}
+
 #[test]
 fn own_messages_without_echo_are_part_of_it() {
     let server = Server::start(&[]);
