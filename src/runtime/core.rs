@@ -259,7 +259,7 @@ impl Core {
         let wants = self.shard.wants_read(index);
         match self.sockets.get(index, serial) {
             Some(slot) if !slot.closed && !wants => {
-                slot.gate = Some(waker.clone());
+                self.sockets.shut_gate(index, waker);
                 Poll::Pending
             }
             _ => Poll::Ready(()),
@@ -412,7 +412,7 @@ impl Core {
     fn perform_one(&mut self, effect: Effect) {
         match effect {
             Effect::AwaitWritable(index) => self.writables.push(index),
-            Effect::ResumeRead(index) => self.open_gate(index),
+            Effect::ResumeRead(index) => self.sockets.open_gate(index),
             Effect::ShutdownWrite(index) => self.sockets.shutdown(index, Shutdown::Write),
             Effect::Close(index) => {
                 // Its reader wakes by this, ends, and frees the number.
@@ -420,7 +420,7 @@ impl Core {
                 if let Some(slot) = self.sockets.slot(index) {
                     slot.closed = true;
                 }
-                self.open_gate(index);
+                self.sockets.open_gate(index);
             }
             Effect::Answer(id, page) => {
                 let answer = self.stats.answer(page);
@@ -510,12 +510,6 @@ impl Core {
         } = history;
         let pool = history::Pool::open(target, name, links_max, on_reply);
         core.borrow_mut().history = Some(pool);
-    }
-
-    fn open_gate(&mut self, index: ConnIndex) {
-        if let Some(gate) = self.sockets.slot(index).and_then(|slot| slot.gate.take()) {
-            gate.wake();
-        }
     }
 
     /// Sends the mail that waits. Returns whether some had to stay.

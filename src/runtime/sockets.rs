@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
 
+use hashbrown::HashMap;
 use monoio::net::TcpStream;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -29,15 +30,19 @@ pub(super) struct Slot {
     pub(super) serial: u64,
     /// Whether it was closed, and only waits for its tasks to end.
     pub(super) closed: bool,
-    /// Who waits until it is to be read again.
-    pub(super) gate: Option<Waker>,
 }
+
+// What an idle connection costs, and what a sweep reads of it.
+const _: () = assert!(size_of::<Option<Slot>>() == 24);
 
 /// All sockets of a shard.
 #[derive(Default)]
 pub(super) struct Sockets {
     slots: Vec<Option<Slot>>,
     vacant: Vec<ConnIndex>,
+    /// Who waits until a connection is to be read again: few at a time, so no slot has a place for
+    /// it.
+    gates: HashMap<ConnIndex, Waker>,
     serial: u64,
     /// See [`Sockets::take_sends`].
     sends: usize,
@@ -73,7 +78,6 @@ impl Sockets {
             stream,
             serial: self.serial,
             closed: false,
-            gate: None,
         });
         let index = match self.vacant.pop() {
             Some(index) => {
@@ -105,10 +109,23 @@ impl Sockets {
     pub(super) fn remove(&mut self, index: ConnIndex, serial: u64) {
         if self.get(index, serial).is_some() {
             self.slots[index as usize] = None;
+            self.gates.remove(&index);
             self.vacant.push(index);
             if let Some(sealed) = &mut self.sealed {
                 sealed.remove(index);
             }
+        }
+    }
+
+    /// Has `waker` told when the connection is to be read again.
+    pub(super) fn shut_gate(&mut self, index: ConnIndex, waker: &Waker) {
+        self.gates.insert(index, waker.clone());
+    }
+
+    /// The connection is to be read again.
+    pub(super) fn open_gate(&mut self, index: ConnIndex) {
+        if let Some(waker) = self.gates.remove(&index) {
+            waker.wake();
         }
     }
 

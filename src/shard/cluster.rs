@@ -208,7 +208,7 @@ impl Shard {
         let Some(home) = self.home.rooms.get_mut(&key) else {
             return;
         };
-        if home.users.contains_key(user_id.as_str()) {
+        if home.users.contains(user_id) {
             return;
         }
         home.users_elsewhere = match is_join {

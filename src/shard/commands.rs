@@ -145,10 +145,6 @@ impl Shard {
                 }
             }
             None => {
-                if conn.memberships.is_empty() {
-                    // Most join one room: no place is taken for more.
-                    conn.memberships.reserve_exact(1);
-                }
                 conn.memberships.push(Membership {
                     room: key,
                     place: None,

@@ -23,6 +23,7 @@ use super::event::{
 use super::history::Histories;
 use super::leaving::Leaving;
 use super::pages::{LatePage, Resuming, Waiter};
+use super::users::Users;
 use crate::backplane::Backplane;
 use crate::hub::{Audience, RoomKey};
 use crate::model::limits::SHARD_CREDITS;
@@ -46,13 +47,6 @@ impl crate::backplane::Origin for Origin {
     }
 }
 
-/// A user in a room.
-#[derive(Debug)]
-pub(super) struct User {
-    pub(super) connections: u32,
-    pub(super) username: Option<Box<Name>>,
-}
-
 /// A room whose home is here.
 #[derive(Debug)]
 pub(super) struct HomeRoom {
@@ -63,7 +57,7 @@ pub(super) struct HomeRoom {
     pub(super) position: Option<Position>,
     /// Other shards that must hear, a bit each.
     pub(super) subscribers: u64,
-    pub(super) users: HashMap<Name, User>,
+    pub(super) users: Users,
     /// Users who are in the room on other instances only.
     pub(super) users_elsewhere: u64,
     /// Joins, and joins again, of members who want presence events.
@@ -80,7 +74,8 @@ pub(super) struct HomeRoom {
 /// The rooms whose home is this shard.
 #[derive(Debug)]
 pub(super) struct Home {
-    pub(super) rooms: HashMap<RoomKey, HomeRoom>,
+    /// Boxed, since a hash table has up to two places for each.
+    pub(super) rooms: HashMap<RoomKey, Box<HomeRoom>>,
     pub(super) backplane: Backplane<Origin>,
     /// Reads of the past under way: who waits for each.
     pub(super) reads: HashMap<(RoomKey, Epoch, u64), Vec<Waiter>>,
@@ -210,7 +205,7 @@ impl Shard {
             opening: Some(Vec::new()),
             position: None,
             subscribers: 0,
-            users: HashMap::new(),
+            users: Users::default(),
             users_elsewhere: 0,
             watchers: HashSet::new(),
             leaving: HashMap::new(),
@@ -218,7 +213,7 @@ impl Shard {
             touched_ms: self.now.ms,
             lingering: true,
         };
-        self.home.rooms.insert(key, room);
+        self.home.rooms.insert(key, Box::new(room));
         self.home
             .linger
             .push_back((self.now.ms + self.options.linger_ms, name));
@@ -356,8 +351,9 @@ impl Shard {
             self.add_member(from, key, &join);
         }
         let watcher = (from, join.asker.conn, join.ticket);
-        let begins_to_watch = |room: &HomeRoom| !room.watchers.contains(&watcher);
-        if join.presence && self.home.rooms.get(&key).is_some_and(begins_to_watch) {
+        let watches = |room: &HomeRoom| room.watchers.contains(&watcher);
+        let room = self.home.rooms.get(&key);
+        if join.presence && room.is_some_and(|room| !watches(room)) {
             self.tell_leaving(key);
         }
         if let Some(room) = self.home.rooms.get_mut(&key) {
@@ -367,7 +363,7 @@ impl Shard {
                 room.watchers.remove(&watcher);
             }
             // Who joins again may do so under another name.
-            if let Some(user) = room.users.get_mut(&join.user_id) {
+            if let Some(user) = room.users.find(&join.user_id) {
                 if let Some(name) = &join.username {
                     user.username = Some(Box::new(name.clone()));
                 }
@@ -388,11 +384,7 @@ impl Shard {
         if from != own {
             room.subscribers |= 1 << from;
         }
-        let user = room.users.entry(join.user_id.clone());
-        let user = user.or_insert_with(|| User {
-            connections: 0,
-            username: None,
-        });
+        let user = room.users.find_or_add(&join.user_id);
         user.connections += 1;
         user.username = join.username.clone().map(Box::new).or(user.username.take());
         if user.connections > 1 || room.leaving.remove(&join.user_id).is_some() {
@@ -416,10 +408,10 @@ impl Shard {
         }
         room.watchers.remove(&(from, leave.conn, leave.ticket));
         let mut gone = None;
-        if let Some(user) = room.users.get_mut(leave.user_id.as_str()) {
+        if let Some(user) = room.users.find(&leave.user_id) {
             user.connections -= 1;
             if user.connections == 0 {
-                gone = room.users.remove(leave.user_id.as_str());
+                gone = room.users.remove(&leave.user_id);
             }
         }
         if room.users.is_empty() && !room.lingering {

@@ -56,7 +56,7 @@ impl Shard {
                 return;
             };
             let room = self.home.rooms.get_mut(&key);
-            let is_due = |room: &&mut HomeRoom| {
+            let is_due = |room: &&mut Box<HomeRoom>| {
                 let leaving = room.leaving.get(&user_id);
                 // It may have come back, and left again.
                 leaving.is_some_and(|leaving| leaving.due_ms == due_ms)
@@ -85,7 +85,7 @@ impl Shard {
         assert!(queue.iter().is_sorted_by_key(|&(due_ms, ..)| due_ms));
         for (key, room) in &self.home.rooms {
             for (user_id, leaving) in &room.leaving {
-                assert!(!room.users.contains_key(user_id), "it is not here");
+                assert!(!room.users.contains(user_id), "it is not here");
                 let is_elsewhere = self.home.backplane.is_elsewhere(&room.name, user_id);
                 assert!(!is_elsewhere, "nor elsewhere");
                 let place = (leaving.due_ms, *key, user_id.clone());

@@ -67,14 +67,13 @@ impl Shard {
         &'a self,
         home: &'a HomeRoom,
     ) -> impl Iterator<Item = (&'a Name, Option<&'a Name>, u64)> {
-        let here = home.users.iter().map(move |(user_id, user)| {
-            let more = self.home.backplane.instances_of(&home.name, user_id);
+        let here = home.users.iter().map(move |user| {
+            let more = self.home.backplane.instances_of(&home.name, &user.user_id);
             let connections = u64::from(user.connections) + u64::from(more);
-            (user_id, user.username.as_deref(), connections)
+            (&user.user_id, user.username.as_deref(), connections)
         });
         let elsewhere = self.home.backplane.users_elsewhere(&home.name);
-        let elsewhere =
-            elsewhere.filter(|(user_id, ..)| !home.users.contains_key(user_id.as_str()));
+        let elsewhere = elsewhere.filter(|(user_id, ..)| !home.users.contains(user_id));
         let elsewhere = elsewhere
             .map(|(user_id, username, instances)| (user_id, username, u64::from(instances.max(1))));
         here.chain(elsewhere).take(MEMBERS_LISTED_MAX)

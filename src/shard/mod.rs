@@ -44,6 +44,7 @@ mod replies;
 #[cfg(test)]
 mod tests;
 mod tick;
+mod users;
 
 use std::net::IpAddr;
 use std::sync::Arc;

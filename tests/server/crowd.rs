@@ -28,6 +28,11 @@ fn slow_members(server: &Server, members: usize, slow: usize, seconds: u32) -> V
     ] {
         command.arg(flag).arg(value);
     }
+    report_of(command)
+}
+
+/// What the load tool says.
+fn report_of(mut command: Command) -> Value {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}");
@@ -60,6 +65,28 @@ fn those_who_stop_reading_cost_the_others_nothing() {
             assert_eq!(closed, slow as u64, "{report}");
         }
     }
+}
+
+/// What an idle member takes, with the rooms of fifteen that it is one of: what README says, and a
+/// third for what a build without optimisation and a smaller number of them add.
+#[test]
+fn an_idle_member_takes_little_memory() {
+    let (members, rooms) = if all() { (15_000, 1_000) } else { (9_000, 600) };
+    let server = Server::start(&["--store", "memory", "--shards", "1"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.args(["idle", "--json", "--seconds", "1"]);
+    for (flag, value) in [
+        ("--addr", format!("127.0.0.1:{}", server.port)),
+        ("--pid", server.pid().to_string()),
+        ("--connections", members.to_string()),
+        ("--rooms", rooms.to_string()),
+    ] {
+        command.arg(flag).arg(value);
+    }
+    let report = report_of(command);
+    assert_eq!(report["alive"], members, "{report}");
+    let each = report["bytes_per_connection"].as_f64().unwrap();
+    assert!(each > 0.0 && each <= 1_150.0, "{report}");
 }
 
 /// FAULTS C7: a connection joins as many rooms as it may and no more; of all that it left nothing

@@ -338,7 +338,7 @@ fn check_room(shard: &Shard, room: &HomeRoom) {
     }
     assert!(room.opening.is_none(), "{room:?}");
     let elsewhere = shard.home.backplane.users_elsewhere(&room.name);
-    let is_here = |user_id: &str| room.users.contains_key(user_id);
+    let is_here = |user_id: &str| room.users.contains(user_id);
     let elsewhere = elsewhere.filter(|(user_id, ..)| !is_here(user_id)).count();
     assert_eq!(room.users_elsewhere, elsewhere as u64, "{room:?}");
 }
