@@ -36,7 +36,6 @@ use crate::model::{Name, RoomName};
 use crate::net::{self, Delivery, Head, Response, response};
 
 pub(super) use exchange::Exchange;
-use limits::Over;
 pub(super) use limits::over_address;
 pub use routes::ROUTES;
 use routes::{Range, Route};
@@ -135,13 +134,8 @@ impl Shard {
     ) -> (Exchange, Route) {
         let peer = self.address(index).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
         let address = net::client_address(head, peer, &self.options.trusted_proxies);
-        let (route, is_enough) = match self.route(head, behind, address, crowded) {
-            Route::Refuse(answer) => {
-                let Over { answer, is_enough } = self.count_refusal(index, address, answer);
-                (Route::Refuse(answer), is_enough)
-            }
-            route => (route, false),
-        };
+        let route = self.route(head, behind, address, crowded);
+        let (route, is_enough) = self.take_head(index, address, route);
         if crowded && matches!(route, Route::Refuse(_)) {
             self.counters.turned_away += 1;
         }

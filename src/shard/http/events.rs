@@ -36,14 +36,10 @@ impl Shard {
         };
         // It has no length, and so ends with the connection.
         exchange.closes = true;
-        let client = exchange.address;
         if exchange.is_head() {
             return self.answer(index, response::stream(MEDIA_TYPE, HEADERS));
         }
-        match self.take_request(index, client, 0) {
-            Ok(()) => self.enter_address(index, Entrant::Stream(Box::new(following))),
-            Err(over) => self.refuse(index, over.answer),
-        }
+        self.enter_address(index, Entrant::Stream(Box::new(following)));
     }
 
     /// It may be: joins.

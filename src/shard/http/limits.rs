@@ -3,17 +3,19 @@
 //! | request | counts as |
 //! |---|---|
 //! | a publish | a message of its body's bytes; for its address as many as these are worth |
-//! | a stream of events | a message to begin it, and a connection of its address (`limited`) |
+//! | what else is asked of a room or a user, a list of rooms | a message: it may cost a query |
+//! | a stream of events | that message to begin it, and a connection of its address (`limited`) |
 //! | what is refused by 401 or 403 | a message: guessing has a bound |
 //!
 //! What is over a limit is answered with 429 and not done. From an address that is over its limit
-//! no token and no key is looked at. Other requests, which only read, count for nothing.
+//! no token and no key is looked at. Pages, health and metrics count for nothing.
 //!
 //! A connection's own limits hold where the connection is the client's. Through a proxy that is
 //! trusted it is everybody's, and each request counts for its own client's address alone.
 
 use std::net::IpAddr;
 
+use super::routes::Route;
 use crate::hub::ConnIndex;
 use crate::model::ErrorCode;
 use crate::net::{Response, response};
@@ -29,7 +31,40 @@ pub(super) struct Over {
     pub(super) is_enough: bool,
 }
 
+impl Route {
+    /// Whether it counts as a message by its head.
+    fn is_message(&self) -> bool {
+        matches!(
+            self,
+            Self::History(..)
+                | Self::Members(_)
+                | Self::Rooms(..)
+                | Self::Events(_)
+                | Self::Kick(_)
+        )
+    }
+}
+
 impl Shard {
+    /// Takes what a head leads to, or turns it into a refusal. The second: whether its connection
+    /// is to end.
+    pub(super) fn take_head(
+        &mut self,
+        index: ConnIndex,
+        client: IpAddr,
+        route: Route,
+    ) -> (Route, bool) {
+        let over = match route {
+            Route::Refuse(answer) => self.count_refusal(index, client, answer),
+            route if route.is_message() => match self.take_request(index, client, 0) {
+                Ok(()) => return (route, false),
+                Err(over) => over,
+            },
+            route => return (route, false),
+        };
+        (Route::Refuse(over.answer), over.is_enough)
+    }
+
     /// Takes a request of so many bytes, or says why not.
     pub(super) fn take_request(
         &mut self,
@@ -54,12 +89,7 @@ impl Shard {
     }
 
     /// Counts a request that is refused; if that is too much, another answer takes its place.
-    pub(super) fn count_refusal(
-        &mut self,
-        index: ConnIndex,
-        client: IpAddr,
-        answer: Response,
-    ) -> Over {
+    fn count_refusal(&mut self, index: ConnIndex, client: IpAddr, answer: Response) -> Over {
         let is_enough = false;
         match answer.status() {
             401 | 403 => match self.take_request(index, client, 0) {
