@@ -58,8 +58,8 @@ pub enum EnvelopeError {
     /// Some of `epoch`, `seq` and `entry` are there but not all, or one can't be read.
     #[error("an envelope has a good \"epoch\", \"seq\" and \"entry\", or none of the three")]
     Place,
-    /// It has a place but is no `message`.
-    #[error("an envelope with a place has a \"message\" frame as its payload")]
+    /// It has a place but is no `message`, or one without an offset from 1 on.
+    #[error("an envelope with a place has a \"message\" frame with an offset as its payload")]
     NotMessage,
     /// The payload's room is none.
     #[error("the payload's \"room\" is not a room's name")]
@@ -287,6 +287,9 @@ pub fn item(bytes: &Bytes) -> Result<Received, EnvelopeError> {
         });
     };
     let FrameHead { room, offset, id } = frame_of(payload).ok_or(EnvelopeError::NotMessage)?;
+    if offset == 0 {
+        return Err(EnvelopeError::NotMessage);
+    }
     Ok(Received::Item {
         instance_id,
         item: Item {
@@ -360,7 +363,7 @@ pub fn entry(
     let publication = Publication {
         room: fields.read("room_name", |text| RoomName::parse(text).ok())?,
         epoch: place.epoch,
-        offset: fields.read("offset", whole_number)?,
+        offset: fields.read("offset", |text| whole_number(text).filter(|&it| it > 0))?,
         id: fields.read("id", id_of)?,
         client_id_given: false,
         user_id: fields.read("user_id", name)?,

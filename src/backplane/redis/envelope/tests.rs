@@ -196,6 +196,7 @@ fn a_place_needs_all_its_parts_and_a_message() {
         ("message", "signal"),
         (r#""room":"a""#, r#""room":"""#),
         (r#""offset":5"#, r#""offset":"5""#),
+        (r#""offset":5"#, r#""offset":0"#),
         ("00000000-0000-0000-0000-000000000009", "9"),
     ] {
         assert_eq!(
@@ -239,6 +240,7 @@ fn entries() {
         (4, &long),
         (4, "x"),
         (7, "+5"),
+        (7, "0"),
     ] {
         let mut damaged = good.clone();
         damaged[at].1 = Bytes::copy_from_slice(value.as_bytes());
