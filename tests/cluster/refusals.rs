@@ -117,6 +117,27 @@ fn a_user_without_any_right() {
     await_healed(&server);
 }
 
+/// Since Redis 7 a new user may use no channel unless it is said.
+///
+/// FAULTS D12: no right to the channels, from the start and later: said, held, stored afterwards.
+#[test]
+fn a_user_without_the_right_to_the_channels() {
+    let redis = Redis::start(&[]);
+    let user = ["ACL", "SETUSER", "app", "on", ">word", "~*", "+@all"];
+    redis.ask(&[&user[..], &["resetchannels"]].concat());
+    let address = format!("redis://app:word@127.0.0.1:{}", redis.port);
+    let server = begin("a", &address, &[]);
+    await_degraded(&server);
+    await_log(&server, &["NOPERM", "channel"]);
+    assert_eq!(server.get("/ready").status, 200);
+    redis.ask(&["ACL", "SETUSER", "app", "&*"]);
+    await_healed(&server);
+    redis.ask(&["ACL", "SETUSER", "app", "resetchannels"]);
+    check_held(&server, &["NOPERM", "channel"], || {
+        redis.ask(&["ACL", "SETUSER", "app", "&*"]);
+    });
+}
+
 /// FAULTS D12: a replica.
 #[test]
 fn a_replica_from_the_start() {

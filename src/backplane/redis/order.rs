@@ -20,6 +20,8 @@
 //! (`STEPS_BACK_MS`, then the stream's beginning) until one is. The steps cost about what was
 //! lost, not the whole stream.
 //!
+//! Numbers may be given twice within an epoch: see `doubt`.
+//!
 //! It does not read, wait or ask: what is to be read is told by [`Order::poll_read`].
 //!
 //! Invariants ([`Order::invariants`]), with `key = (epoch, seq)`:
@@ -29,8 +31,12 @@
 //! - `held.len() ≤ HELD_ITEMS_MAX`, bytes held `≤ HELD_BYTES_MAX`;
 //! - at most one read is under way.
 
+mod doubt;
+
 use std::collections::BTreeMap;
 
+use self::doubt::Doubt;
+pub(in crate::backplane::redis) use self::doubt::contradict;
 use super::stream_page::{PageSize, StreamPage};
 use super::{Item, Place};
 use crate::model::limits::{
@@ -74,8 +80,7 @@ pub struct Gaps {
     pub mended: u64,
     /// Items that the stream did not have any more.
     pub lost: u64,
-    /// Items whose number was given to another one before: that Redis lost its tail and went on
-    /// within the epoch. They can't be delivered in order; a check of what is known will find it.
+    /// Items whose number was given to another one before, as it seemed: see `doubt`.
     pub forked: u64,
 }
 
@@ -124,6 +129,14 @@ pub struct Order {
     gaps: Gaps,
     /// `gaps.lost` when the repair began; `None`: none is under way.
     lost_before_repair: Option<u64>,
+    /// The entry of `current` is another one's about there: its own was never seen.
+    is_entry_inexact: bool,
+    /// It is not known whether what comes is of the line that was passed on, and why.
+    doubt: Option<Doubt>,
+    /// The last entry known, once a greeting has said that it was rightly missing.
+    excused: Option<EntryId>,
+    /// What comes of the current epoch is not of our line.
+    is_line_over: bool,
 }
 
 impl Order {
@@ -136,6 +149,7 @@ impl Order {
     /// passed on, as far as it goes.
     pub fn start(&mut self, epoch: Epoch, seq: u64, entry: EntryId, out: &mut Vec<Ordered>) {
         self.current = Some(Place { epoch, seq, entry });
+        (self.is_entry_inexact, self.doubt, self.is_line_over) = (false, None, false);
         self.forget_repair();
         self.known = None;
         self.seen = None;
@@ -149,20 +163,30 @@ impl Order {
         self.release(out);
     }
 
-    /// The last that was passed on, or that isn't wanted.
+    /// The last that was passed on, or that isn't wanted; its entry is 0-0 if it was never seen.
     pub fn position(&self) -> Option<(Epoch, u64, EntryId)> {
-        self.current.map(|it| (it.epoch, it.seq, it.entry))
+        let Place { epoch, seq, entry } = self.passed()?;
+        Some((epoch, seq, entry))
+    }
+
+    /// See [`Order::position`].
+    fn passed(&self) -> Option<Place> {
+        let current = self.current?;
+        let entry = match self.is_entry_inexact {
+            true => EntryId::default(),
+            false => current.entry,
+        };
+        Some(Place { entry, ..current })
     }
 
     /// An item came by the channel.
     pub fn on_live(&mut self, item: Item, out: &mut Vec<Ordered>) {
         let key = key_of(&item);
         if let Some(current) = self.current {
-            if key <= (current.epoch, current.seq) {
-                self.count_fork(current, &item);
+            if self.is_of_another_line(&item) || key <= (current.epoch, current.seq) {
                 return;
             }
-            if key == (current.epoch, next(current.seq)) {
+            if key == (current.epoch, next(current.seq)) && self.doubt.is_none() {
                 self.pass(item, out);
                 self.release(out);
                 self.end_repair();
@@ -216,7 +240,7 @@ impl Order {
         self.promote_seen(now_ms);
         let current = self.current?;
         let goal = self.known.filter(|known| self.is_beyond(known.key))?;
-        if self.reading.is_some() || now_ms < self.retry_at_ms {
+        if self.reading.is_some() || self.doubt.is_some() || now_ms < self.retry_at_ms {
             return None;
         }
         if self.lost_before_repair.is_none() {
@@ -239,7 +263,7 @@ impl Order {
 
     /// When [`Order::poll_read`] may say something else though nothing has come.
     pub fn wake_at(&self) -> Option<u64> {
-        if self.reading.is_some() || self.current.is_none() {
+        if self.reading.is_some() || self.doubt.is_some() || self.current.is_none() {
             return None;
         }
         if self.needs_repair() {
@@ -256,6 +280,10 @@ impl Order {
         let Some(reading) = self.reading.take().filter(|reading| !reading.is_stale) else {
             return;
         };
+        if self.begins_elsewhere(&reading, page.items.first()) {
+            self.begin_doubt(Doubt::Missing);
+            return;
+        }
         let is_anchored = self.is_anchored(&reading, page.items.first());
         if let Some(at) = page.items.last().map(|item| item.place.entry) {
             // A page of one entry, the last one known, does not get on.
@@ -267,8 +295,11 @@ impl Order {
         for item in page.items {
             let Some(current) = self.current else { return };
             let key = key_of(&item);
-            if key <= (current.epoch, current.seq) {
-                self.count_fork(current, &item);
+            let is_other = self.is_of_another_line(&item);
+            if self.doubt.is_some() {
+                return;
+            }
+            if is_other || key <= (current.epoch, current.seq) {
                 continue;
             }
             if key.0 > current.epoch {
@@ -378,9 +409,12 @@ impl Order {
     /// Passes on what is held and next.
     fn release(&mut self, out: &mut Vec<Ordered>) {
         while let Some(current) = self.current
+            && self.doubt.is_none()
             && let Some(item) = self.take_held((current.epoch, next(current.seq)))
         {
-            self.pass(item, out);
+            if !self.is_of_another_line(&item) {
+                self.pass(item, out);
+            }
         }
     }
 
@@ -404,6 +438,7 @@ impl Order {
         self.advance(epoch, next(seq), out);
         if let Some(current) = &mut self.current {
             current.seq = seq;
+            self.is_entry_inexact = true;
             // Lower is always safe: more is read. After a change of epoch our own entry isn't.
             current.entry = match goal.entry {
                 Some(entry) if is_newer => entry,
@@ -422,6 +457,7 @@ impl Order {
         debug_assert!(self.is_beyond(key_of(&item)), "none twice, none late");
         self.advance(item.place.epoch, item.place.seq, out);
         self.current = Some(item.place);
+        self.is_entry_inexact = false;
         out.push(Ordered::Item(item));
     }
 
@@ -432,6 +468,7 @@ impl Order {
         };
         if current.epoch < epoch {
             (current.epoch, current.seq) = (epoch, 0);
+            self.is_line_over = false;
             out.push(Ordered::Epoch(epoch));
         }
         if next(current.seq) < seq {
@@ -487,12 +524,6 @@ impl Order {
         self.scanned_for = None;
     }
 
-    /// Within an epoch numbers and entries rise together; one that does not was given twice.
-    fn count_fork(&mut self, current: Place, item: &Item) {
-        let is_of_epoch = item.place.epoch == current.epoch;
-        self.gaps.forked += u64::from(is_of_epoch && item.place.entry > current.entry);
-    }
-
     /// Checks what must hold between calls; for tests.
     pub fn invariants(&self) {
         let bytes: usize = self.held.values().map(|item| item.json.len()).sum();
@@ -504,7 +535,8 @@ impl Order {
                 assert!(self.known.is_some_and(|known| key <= known.key));
             }
             let next = self.current.map(|it| (it.epoch, next(it.seq)));
-            assert!(next.is_none_or(|next| !self.held.contains_key(&next)));
+            let is_held = next.is_some_and(|next| self.held.contains_key(&next));
+            assert!(!is_held || self.doubt.is_some());
         }
     }
 }

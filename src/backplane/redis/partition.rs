@@ -18,6 +18,7 @@
 //! | `partition/replicas` | acks that wait for replicas |
 //! | `partition/replies` | questions, and what their replies mean |
 //! | `partition/rooms` | rooms that are followed: opening, order, losses, the past |
+//! | `partition/skips` | who does not get its own message |
 //! | `partition/subscription` | whether what the channel brings counts |
 //!
 //! What stands in the order waits in `ready` until [`Partition::drive`] lets it out, so that a
@@ -36,6 +37,7 @@ mod past;
 mod replicas;
 mod replies;
 mod rooms;
+mod skips;
 mod subscription;
 
 use std::collections::VecDeque;
@@ -47,6 +49,7 @@ use self::arrivals::Arrivals;
 use self::replicas::Replicas;
 use self::replies::Question;
 use self::rooms::Followed;
+use self::skips::Skips;
 use self::subscription::Subscription;
 use super::breaker::{Breaker, State};
 use super::names::Names;
@@ -58,11 +61,11 @@ use super::roster::{Roster, RosterEvent, RosterOptions};
 use super::script::Script;
 use super::script::publish::Caller;
 use super::spool::{ProducerId, SpoolState};
-use super::wire::Wire;
+use super::wire::{Heard, Wire};
 use crate::backplane::link::{Link, LinkEvent};
 use crate::backplane::{Ask, Encode, Moment, Origin, Outcome, Preview, Publish, Users};
 use crate::model::limits::PASSING_BYTES_MAX;
-use crate::model::{EntryId, Epoch, ErrorCode, MessageId, Name, RoomName};
+use crate::model::{EntryId, Epoch, ErrorCode, Name, RoomName};
 use crate::resp::{Cause, Login, push_command};
 
 /// How a partition's backplane is set up.
@@ -143,8 +146,7 @@ pub struct Partition<T> {
     unasked: Vec<RoomName>,
     /// How many questions for them have been asked.
     offsets_asked: u64,
-    /// Whose messages are not to be delivered to themselves, until they are delivered.
-    skips: HashMap<MessageId, T>,
+    skips: Skips<T>,
     arrivals: Arrivals,
     /// Rooms whose last offset counts once the order has come as far.
     reaching: Vec<RoomName>,
@@ -249,7 +251,7 @@ impl<T: Origin> Partition<T> {
             rooms: HashMap::new(),
             unasked: Vec::new(),
             offsets_asked: 0,
-            skips: HashMap::new(),
+            skips: Skips::default(),
             arrivals: Arrivals::default(),
             reaching: Vec::new(),
             snapshot_heads: HashMap::new(),
@@ -337,7 +339,7 @@ impl<T: Origin> Partition<T> {
                     offset,
                 } => {
                     if origin.is_skipped {
-                        self.skips.remove(&id);
+                        self.skips.take(&id);
                     }
                     Outcome::Stored {
                         room,
@@ -484,6 +486,8 @@ impl<T: Origin> Partition<T> {
         link == Link::Commands || self.has_room()
     }
 
+    /// What came before a wire's end, and is heard behind it, counts no more: it may lead to
+    /// questions, and there is nobody to ask. All of it is asked for, or read, again.
     pub(in crate::backplane) fn on_link(&mut self, moment: &mut Moment<'_>, event: LinkEvent) {
         let mut links = Vec::new();
         match event.id().link {
@@ -492,7 +496,9 @@ impl<T: Origin> Partition<T> {
                 self.commands
                     .on_event(moment.ms, event, &mut heard, &mut links);
                 for heard in heard {
-                    self.on_commands(moment, heard);
+                    if self.commands.is_up() || matches!(heard, Heard::Broken { .. }) {
+                        self.on_commands(moment, heard);
+                    }
                 }
             }
             Link::Subscriber => {
@@ -500,7 +506,9 @@ impl<T: Origin> Partition<T> {
                 self.subscriber
                     .on_event(moment.ms, event, &mut heard, &mut links);
                 for heard in heard {
-                    self.on_subscriber(moment, heard);
+                    if self.subscriber.is_up() || matches!(heard, Heard::Broken { .. }) {
+                        self.on_subscriber(moment, heard);
+                    }
                 }
             }
         }
@@ -522,6 +530,9 @@ impl<T: Origin> Partition<T> {
         if !self.degraded {
             // What is held may be seen much later.
             self.arrivals.tick(moment.ms);
+        }
+        if !self.is_behind() {
+            self.skips.tick(moment.ms, self.publisher.waiting_ids());
         }
         self.ask_replicas_again(moment.ms);
         self.feed_spool(moment.ms);
@@ -581,7 +592,8 @@ impl<T: Origin> Partition<T> {
 
     /// Whether own items may come late for reasons that are known.
     fn is_behind(&self) -> bool {
-        self.degraded || self.order.is_repairing() || !self.subscription.is_proved()
+        let is_unsure = self.order.is_in_doubt() || !self.subscription.is_proved();
+        self.degraded || self.order.is_repairing() || is_unsure
     }
 
     /// Whether more of the order may be let in.

@@ -429,6 +429,11 @@ impl<T> Publisher<T> {
         self.flights.len()
     }
 
+    /// The ids of what is not settled.
+    pub fn waiting_ids(&self) -> impl Iterator<Item = &MessageId> {
+        self.by_id.keys().map(|(_, id)| id)
+    }
+
     /// Publishes that are not settled, those that joined another not counted.
     pub fn unsettled(&self) -> usize {
         self.waiting.len()

@@ -37,13 +37,11 @@ pub(super) enum Heard<Q> {
     Message(Bytes, Bytes),
     /// A channel is subscribed.
     Subscribed(Bytes),
-    /// A channel is not subscribed any more.
-    Unsubscribed,
     /// The connection is gone; no question has a reply any more.
     Broken {
         /// Why, with what mends it.
         why: String,
-        /// If Redis refused the login.
+        /// If Redis refused the login, or the channels.
         refusal: Option<Refusal>,
     },
 }
@@ -220,10 +218,13 @@ impl<Q> Wire<Q> {
             }
             Input::Refused(refusal) => {
                 self.end();
-                heard.push(Heard::Broken {
-                    why: refusal.explain(),
-                    refusal: Some(refusal),
-                });
+                heard.push(refused(refusal));
+                return false;
+            }
+            // SUBSCRIBE has no reply but an error, and who pings is refused for the same.
+            Input::Reply(Value::Error(refusal)) if self.kind == Kind::Subscriber => {
+                self.end();
+                heard.push(refused(refusal));
                 return false;
             }
             Input::Reply(value) => match self.questions.pop_front() {
@@ -240,7 +241,15 @@ impl<Q> Wire<Q> {
             },
             Input::Message { channel, payload } => heard.push(Heard::Message(channel, payload)),
             Input::Subscribed(channel) => heard.push(Heard::Subscribed(channel)),
-            Input::Unsubscribed(_) => heard.push(Heard::Unsubscribed),
+            // Nobody here asks for that; all that was to come by the channel is missing.
+            Input::Unsubscribed(channel) => {
+                self.end();
+                let channel = String::from_utf8_lossy(&channel);
+                heard.push(broken(format!(
+                    "Redis has ended the subscription of {channel}"
+                )));
+                return false;
+            }
         }
         true
     }
@@ -256,6 +265,13 @@ impl<Q> Wire<Q> {
 const INPUTS_READY: usize = 4096;
 /// Bytes for which there is room at the beginning of a turn, at most.
 const OUT_BYTES_READY: usize = 64 * 1024;
+
+fn refused<Q>(refusal: Refusal) -> Heard<Q> {
+    Heard::Broken {
+        why: refusal.explain(),
+        refusal: Some(refusal),
+    }
+}
 
 fn broken<Q>(why: String) -> Heard<Q> {
     Heard::Broken { why, refusal: None }

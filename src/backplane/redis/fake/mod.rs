@@ -203,11 +203,17 @@ impl FakeRedis {
 
     /// It goes, and comes back with what it had then: connections are cut, scripts forgotten.
     pub(crate) fn restore(&mut self, snapshot: &Snapshot) {
+        self.replace(snapshot);
+        self.loaded.clear();
+        self.connections.clear();
+    }
+
+    /// Another takes its place, with what it had then, and no connection breaks: a replica that
+    /// is promoted, behind a proxy that speaks Redis.
+    pub(crate) fn replace(&mut self, snapshot: &Snapshot) {
         let now_ms = self.data.now_ms;
         self.data = snapshot.0.clone();
         self.data.now_ms = now_ms;
-        self.loaded.clear();
-        self.connections.clear();
     }
 
     /// FLUSHALL.

@@ -99,6 +99,13 @@ enum Step {
         count: u8,
         published: u8,
     },
+    /// Another takes its place that has less, and goes on within the epoch.
+    Fork {
+        count: u8,
+        published: u8,
+    },
+    /// If there is a doubt, it is greeted.
+    Greet,
     /// The read is asked for; Redis does it later.
     Ask,
     Execute {
@@ -124,6 +131,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Resubscribe),
         1 => (0..30_u8, 0..30_u8)
             .prop_map(|(count, published)| Step::LoseUnpassed { count, published }),
+        1 => (1..30_u8, 0..40_u8).prop_map(|(count, published)| Step::Fork { count, published }),
+        5 => Just(Step::Greet),
         5 => Just(Step::Ask),
         5 => (2..30_u8).prop_map(|at_most| Step::Execute { at_most }),
         5 => (0..5_u8).prop_map(|n| Step::Answer { fails: n == 0 }),
@@ -146,6 +155,11 @@ struct World {
     passed: BTreeMap<Key, Item>,
     /// What the channel brought; all of it fits into what may be held.
     brought: BTreeSet<Key>,
+    /// Epochs in which numbers were given twice.
+    forked: BTreeSet<Epoch>,
+    /// One of which the channel has brought another item than was passed on: it is over, unless a
+    /// greeting says that what was passed on is there.
+    contradicted: Option<Epoch>,
 }
 
 impl World {
@@ -169,6 +183,8 @@ impl World {
             last: start,
             passed: BTreeMap::new(),
             brought: BTreeSet::new(),
+            forked: BTreeSet::new(),
+            contradicted: None,
             start,
             redis,
         };
@@ -216,8 +232,10 @@ impl World {
                 for _ in 0..count {
                     let at = usize::from(index).min(self.channel.len().saturating_sub(1));
                     if let Some(item) = self.channel.remove(at) {
+                        self.look_at(&item);
                         self.brought.insert(key_of(&item));
                         self.order.on_live(item, &mut out);
+                        self.check(std::mem::take(&mut out));
                     }
                 }
             }
@@ -241,8 +259,12 @@ impl World {
             }
             Step::Poll => {
                 let (entry, seq) = (self.redis.last, self.redis.seq);
-                self.order
-                    .on_seen(self.now_ms, epoch(self.redis.epoch), seq, entry);
+                if (epoch(self.redis.epoch), seq) < self.last {
+                    self.greet(&mut out);
+                } else {
+                    self.order
+                        .on_seen(self.now_ms, epoch(self.redis.epoch), seq, entry);
+                }
             }
             Step::Resubscribe => {
                 self.channel.clear();
@@ -250,6 +272,9 @@ impl World {
                     .on_resubscribed(epoch(self.redis.epoch), self.redis.seq);
             }
             Step::LoseUnpassed { count, published } => self.lose_unpassed(count, published),
+            Step::Fork { count, published } => self.fork(count, published),
+            Step::Greet if self.order.is_in_doubt() => self.greet(&mut out),
+            Step::Greet => {}
             Step::Ask => {
                 if let Some(read) = self.order.poll_read(self.now_ms) {
                     assert!(
@@ -278,6 +303,55 @@ impl World {
         self.check(out);
     }
 
+    fn look_at(&mut self, item: &Item) {
+        let passed = self.passed.get(&key_of(item));
+        let position = self.order.position();
+        if passed.is_some_and(|passed| passed != item)
+            && position.is_some_and(|(.., entry)| entry < item.place.entry)
+        {
+            self.contradicted = Some(item.place.epoch);
+        }
+    }
+
+    fn fork(&mut self, count: u8, published: u8) {
+        let of_epoch = epoch(self.redis.epoch);
+        let stream = &mut self.redis.stream;
+        let lost = stream.drain(stream.len().saturating_sub(count.into())..);
+        let lost = lost.filter_map(|it| it.1);
+        self.redis.seq -= lost.filter(|it| it.place.epoch == of_epoch).count() as u64;
+        self.redis.last = stream.last().map_or(EntryId::default(), |it| it.0);
+        self.forked.insert(of_epoch);
+        self.redis.clock_ms += 1;
+        (0..published).for_each(|i| self.publish(i));
+    }
+
+    /// As hello.lua does.
+    fn greet(&mut self, out: &mut Vec<Ordered>) {
+        let (known_epoch, known_seq, known) = self.order.position().expect("it was started");
+        let newest = self.redis.stream.iter().rfind(|(id, _)| *id <= known);
+        let mut items = self.redis.stream.iter().filter_map(|it| it.1.as_ref());
+        let is_same = known_epoch == epoch(self.redis.epoch);
+        let is_gone = match newest {
+            _ if known == EntryId::default() || known_seq == 0 => false,
+            Some((id, _)) if *id != known => true,
+            Some((_, found)) => found
+                .as_ref()
+                .is_some_and(|it| key_of(it) != (known_epoch, known_seq)),
+            None => items
+                .next()
+                .is_some_and(|it| it.place.epoch == known_epoch && it.place.seq <= known_seq),
+        };
+        let is_lost = self.redis.seq < known_seq || is_gone || self.order.is_contradicted();
+        let is_lost = is_same && is_lost;
+        if is_lost {
+            self.redis.epoch += 1;
+            self.redis.seq = 0;
+        }
+        let (epoch, seq) = (epoch(self.redis.epoch), self.redis.seq);
+        self.contradicted = self.contradicted.filter(|_| is_lost || !is_same);
+        self.order.on_greeted(epoch, seq, is_lost, out);
+    }
+
     fn lose_unpassed(&mut self, count: u8, published: u8) {
         let (last, stream) = (self.last, &mut self.redis.stream);
         let is_unpassed = |it: &Option<Item>| it.as_ref().is_none_or(|it| key_of(it) > last);
@@ -297,7 +371,9 @@ impl World {
             self.order.on_read_failed(self.now_ms);
         }
         self.order.forget_heard();
-        self.step(&Step::Resubscribe);
+        let mut out = vec![];
+        self.greet(&mut out);
+        self.check(out);
         (0..published).for_each(|i| self.publish(i));
     }
 
@@ -307,6 +383,7 @@ impl World {
                 Ordered::Item(item) => {
                     let key = key_of(&item);
                     assert_eq!(key, (self.last.0, self.last.1 + 1), "the next one");
+                    assert_ne!(self.contradicted, Some(key.0), "it is of another line");
                     self.last = key;
                     self.passed.insert(key, item);
                 }
@@ -324,7 +401,9 @@ impl World {
                     let place = (epoch.ms(), to_seq);
                     assert!(self.stored.contains(&place), "lost is what there was");
                     let lost = (epoch, from_seq)..=(epoch, to_seq);
-                    assert_eq!(self.brought.range(lost).next(), None, "it was here");
+                    let is_forked = self.forked.contains(&epoch);
+                    let was_here = self.brought.range(lost).next();
+                    assert_eq!(was_here.filter(|_| !is_forked), None, "it was here");
                     self.last.1 = to_seq;
                 }
             }
@@ -335,7 +414,7 @@ impl World {
         }
         for item in self.redis.stream.iter().filter_map(|it| it.1.as_ref()) {
             let key = key_of(item);
-            let is_due = key > self.start && key <= self.last;
+            let is_due = key > self.start && key <= self.last && !self.forked.contains(&key.0);
             assert!(
                 !is_due || self.passed.get(&key) == Some(item),
                 "{key:?} was left out, or is another's"
@@ -352,7 +431,8 @@ impl World {
         });
         self.step(&Step::Pass(READ_RETRY_MS_MAX as u16));
         let mut reads = 0;
-        for _ in 0..4 {
+        for _ in 0..8 {
+            self.step(&Step::Greet);
             self.step(&Step::Poll);
             while let Some(at_ms) = self
                 .order
@@ -585,10 +665,68 @@ fn what_was_held_of_a_redis_that_is_gone_is_not_passed_on() {
 }
 
 #[test]
-fn a_number_given_twice_is_counted() {
+fn after_a_number_was_given_twice_nothing_passes_until_it_is_known_whose_line_it_is() {
+    let anew = |seq, n| item(epoch(1), seq, EntryId { ms: 1001, n });
+    for is_lost in [false, true] {
+        let (mut order, mut out) = (started(5), vec![]);
+        order.on_live(plain(1, 5), &mut out);
+        assert_eq!((order.gaps().forked, order.is_in_doubt()), (0, false));
+        order.on_live(anew(5, 1), &mut out);
+        assert_eq!((order.gaps().forked, order.is_in_doubt()), (1, true));
+        order.on_live(anew(6, 2), &mut out);
+        order.on_live(anew(8, 4), &mut out);
+        assert_eq!((order.poll_read(0), order.wake_at()), (None, None));
+        assert_eq!(out, [], "6 is next, but of whom?");
+        let of = if is_lost {
+            (epoch(2), 0)
+        } else {
+            (epoch(1), 6)
+        };
+        order.on_greeted(of.0, of.1, is_lost, &mut out);
+        assert!(!order.is_in_doubt());
+        let (fifth, after) = match is_lost {
+            false => (plain(1, 5), vec!["6", "7", "8"]),
+            true => (anew(5, 1), vec!["epoch"]),
+        };
+        let read = order.poll_read(0).unwrap();
+        let line = [fifth]
+            .into_iter()
+            .chain((6..=8).map(|seq| anew(seq, seq - 4)));
+        let of_page = line.filter(|it| it.place.entry > read.after);
+        order.on_page(page(of_page), &mut out);
+        order.invariants();
+        assert_eq!(seqs(&mut out), after);
+    }
+}
+
+/// By its number the next; but its entry is not above the last one's.
+#[test]
+fn an_entry_that_goes_back_is_a_doubt_and_so_is_a_page_that_begins_elsewhere() {
     let (mut order, mut out) = (started(5), vec![]);
-    order.on_live(plain(1, 5), &mut out);
-    assert_eq!(order.gaps().forked, 0);
-    order.on_live(item(epoch(1), 5, plain(1, 9).place.entry), &mut out);
-    assert_eq!((order.gaps().forked, out.len()), (1, 0));
+    order.on_live(item(epoch(1), 6, plain(1, 3).place.entry), &mut out);
+    assert_eq!((out.len(), order.is_in_doubt()), (0, true));
+    let (mut order, mut out) = (started(5), vec![]);
+    order.on_resubscribed(epoch(1), 8);
+    order.poll_read(0).unwrap();
+    order.on_page(page([plain(1, 7), plain(1, 8)]), &mut out);
+    assert_eq!((out.len(), order.is_in_doubt()), (0, true));
+    order.on_greeted(epoch(1), 8, false, &mut out);
+    order.poll_read(0).unwrap();
+    order.on_page(page([plain(1, 7), plain(1, 8)]), &mut out);
+    assert_eq!(seqs(&mut out), ["lost 6-6", "7", "8"], "it was trimmed");
+    assert!(!order.is_in_doubt());
+}
+
+/// It was greeted with the number of the last one and the entry of one before: a new epoch began.
+#[test]
+fn the_entry_of_what_was_never_seen_is_not_known() {
+    let (mut order, mut out) = (started(5), vec![]);
+    order.on_resubscribed(epoch(1), 7);
+    order.poll_read(0).unwrap();
+    order.on_page(page([plain(1, 5)]), &mut out);
+    assert_eq!(seqs(&mut out), ["lost 6-7"]);
+    assert_eq!(order.position(), Some((epoch(1), 7, EntryId::default())));
+    order.on_live(plain(1, 8), &mut out);
+    let entry = plain(1, 8).place.entry;
+    assert_eq!(order.position(), Some((epoch(1), 8, entry)));
 }

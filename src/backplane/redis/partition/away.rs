@@ -35,6 +35,8 @@ impl<T: Origin> Partition<T> {
             match change {
                 Change::Opened(why) => self.on_away(why),
                 Change::Closed => {
+                    // It may be another behind the same address, or have lost something.
+                    self.greet_again(moment.ms);
                     self.spool.on_back();
                     self.roster.on_redis_back(moment.ms);
                 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::Partition;
 use super::replies::Question;
+use crate::backplane::redis::order::contradict;
 use crate::backplane::redis::script::Script;
 use crate::backplane::redis::script::hello::Hello;
 use crate::backplane::redis::script::publish as call;
@@ -28,6 +29,8 @@ use crate::model::limits::{
 use crate::model::{EntryId, Epoch, Name, Publication};
 use crate::resp::push_command;
 
+/// A number that no partition comes to: who knows it says that what it knew is lost.
+const SEQ_BEYOND: u64 = 1 << 53;
 /// The entry id that no stream takes: Redis names it where it says so.
 pub(super) const NO_ENTRY: &str = "0-0";
 
@@ -56,6 +59,12 @@ pub(super) struct Keep {
     greeted: bool,
     hello_asked: bool,
     hello_at_ms: u64,
+    /// Since when there is a commands link, and no greeting.
+    ungreeted_since_ms: Option<u64>,
+    /// What is known is there, and more that contradicts it: the epoch is to end.
+    ends_epoch: bool,
+    /// Why there was no subscription the last time.
+    unsubscribed_why: String,
     /// The last place that Redis has answered a publish with.
     acked: Option<Place>,
     /// Above every epoch that was seen.
@@ -83,6 +92,9 @@ impl Keep {
             greeted: false,
             hello_asked: false,
             hello_at_ms: 0,
+            ungreeted_since_ms: None,
+            ends_epoch: false,
+            unsubscribed_why: String::new(),
             acked: None,
             candidate_ms: 0,
             resubscribed: false,
@@ -100,6 +112,13 @@ impl Keep {
     /// Of the last publish that Redis has answered.
     pub(super) fn epoch(&self) -> Option<Epoch> {
         self.acked.map(|place| place.epoch)
+    }
+
+    /// Whether that can't be the last place behind what was acked before, by the same link.
+    pub(super) fn contradicts(&self, place: Place) -> bool {
+        let is_less = |acked: Place| acked.epoch == place.epoch && place.seq < acked.seq;
+        self.acked
+            .is_some_and(|acked| is_less(acked) || contradict(acked, place))
     }
 
     pub(super) fn is_greeted(&self) -> bool {
@@ -150,12 +169,35 @@ impl<T: Origin> Partition<T> {
                 self.load_scripts(moment.ms);
             }
             self.renew(moment);
+            if self.order.is_in_doubt() && self.keep.greeted {
+                self.greet_again(moment.ms);
+            }
             self.greet(moment);
             if self.keep.greeted {
                 self.ask_what_is_due(moment);
             }
         }
+        self.note_ungreeted(moment);
         self.poll_breaker(moment);
+    }
+
+    /// Who is not subscribed can't greet, and so not publish: if that lasts, Redis is away.
+    fn note_ungreeted(&mut self, moment: &mut Moment<'_>) {
+        let is_held_up = self.commands.is_up() && self.keep.holding == Holding::Held;
+        if self.keep.greeted || !is_held_up {
+            self.keep.ungreeted_since_ms = None;
+            return;
+        }
+        let since_ms = *self.keep.ungreeted_since_ms.get_or_insert(moment.ms);
+        let due_ms = since_ms.max(self.keep.awake_ms) + BREAKER_SILENCE_MS;
+        if self.breaker.is_closed() && due_ms <= moment.ms {
+            let why = match self.keep.unsubscribed_why.as_str() {
+                "" => "its channels could not be subscribed to in time".to_owned(),
+                why => format!("its channels can't be subscribed to: {why}"),
+            };
+            let random = moment.rng.f64();
+            self.breaker.on_refused(moment.ms, true, &why, random);
+        }
     }
 
     /// Notes that time has passed. If that was long ago, the shard did not run: what Redis has sent
@@ -219,16 +261,16 @@ impl<T: Origin> Partition<T> {
         {
             // The breaker looks at the same silence, and says so first.
             self.poll_breaker(moment);
-            self.commands.close(&mut links);
             let why = format!("Redis has not answered for {BREAKER_SILENCE_MS} ms");
-            self.on_commands_broken(moment, &why);
+            self.end_commands(moment, &why);
         }
         if self
             .subscriber
             .is_silent(moment.ms, awake_ms, SUBSCRIBER_SILENCE_MS)
         {
             self.subscriber.close(&mut links);
-            self.on_subscriber_broken(moment);
+            let why = format!("Redis has not answered there for {SUBSCRIBER_SILENCE_MS} ms");
+            self.on_subscriber_broken(moment, why);
         }
         self.asks.extend(links.into_iter().map(Ask::Link));
     }
@@ -265,11 +307,20 @@ impl<T: Origin> Partition<T> {
         }
     }
 
+    /// Another one is to be connected.
+    pub(super) fn end_commands(&mut self, moment: &mut Moment<'_>, why: &str) {
+        let mut links = Vec::new();
+        self.commands.close(&mut links);
+        self.asks.extend(links.into_iter().map(Ask::Link));
+        self.on_commands_broken(moment, why);
+    }
+
     pub(super) fn on_commands_broken(&mut self, moment: &mut Moment<'_>, why: &str) {
         self.breaker
             .on_disconnected(moment.ms, why, moment.rng.f64());
         self.keep.greeted = false;
         self.keep.hello_asked = false;
+        self.keep.ends_epoch = false;
         self.keep.lease_asked = false;
         self.replicas.forget();
         self.publisher.on_disconnected();
@@ -303,8 +354,9 @@ impl<T: Origin> Partition<T> {
         push_command(self.subscriber.ask(moment.ms, ()), &[b"PING"]);
     }
 
-    pub(super) fn on_subscriber_broken(&mut self, moment: &mut Moment<'_>) {
+    pub(super) fn on_subscriber_broken(&mut self, moment: &mut Moment<'_>, why: String) {
         self.subscription.on_end();
+        self.keep.unsubscribed_why = why;
         let pause_ms = self.keep.subscribe_pause_ms;
         self.keep.subscribe_at_ms = moment.ms + (pause_ms as f64 * moment.rng.f64()) as u64;
         self.keep.subscribe_pause_ms =
@@ -317,6 +369,7 @@ impl<T: Origin> Partition<T> {
             self.subscription.on_channel(at);
         }
         if self.subscription.subscribed().is_some() {
+            self.keep.unsubscribed_why.clear();
             // How much was there before?
             self.keep.poll_at_ms = 0;
             self.keep.resubscribed = true;
@@ -331,7 +384,9 @@ impl<T: Origin> Partition<T> {
         let Some(sha) = self.script(Script::Lease) else {
             return;
         };
-        let is_probe = self.keep.greeted && self.breaker.poll_probe(moment.ms);
+        // Who can't hear what is published need not publish.
+        let may = self.keep.greeted && self.subscription.subscribed().is_some();
+        let is_probe = may && self.breaker.poll_probe(moment.ms);
         let is_due = !self.keep.lease_asked && self.keep.lease_at_ms <= moment.ms;
         if self.keep.holding == Holding::Refused || !(is_probe || is_due) {
             return;
@@ -387,7 +442,19 @@ impl<T: Origin> Partition<T> {
 
     /// Says what is known, and has it checked.
     fn greet(&mut self, moment: &mut Moment<'_>) {
-        let known = self.promised();
+        let of_doubt = self.order.is_in_doubt();
+        let known = match of_doubt {
+            true => self.place(),
+            false => self.promised(),
+        };
+        let known = known.map(|known| match self.keep.ends_epoch {
+            true => Place {
+                seq: SEQ_BEYOND,
+                entry: EntryId::default(),
+                ..known
+            },
+            false => known,
+        });
         let subscribed = self.subscription.subscribed();
         let ready = self.keep.is_loaded() && self.keep.holding == Holding::Held;
         let due = !self.keep.greeted && !self.keep.hello_asked;
@@ -404,19 +471,28 @@ impl<T: Origin> Partition<T> {
             known,
             reached: None,
         };
-        let out = self.commands.ask(moment.ms, Question::Hello(subscribed));
+        let question = Question::Hello {
+            behind: subscribed,
+            of_doubt,
+        };
+        let out = self.commands.ask(moment.ms, question);
         hello.push(out, &sha, &self.names);
         self.counters.commands += 1;
     }
 
     /// The last place that was delivered or acked: all up to it must be there.
     pub(super) fn promised(&self) -> Option<Place> {
-        let known = self.known();
-        let known = known.map(|(epoch, seq, entry)| Place { epoch, seq, entry });
+        let known = self.place();
         let newer = |acked: &Place| {
             known.is_some_and(|known| (known.epoch, known.seq) < (acked.epoch, acked.seq))
         };
         self.keep.acked.filter(newer).or(known)
+    }
+
+    /// The last place that was delivered.
+    fn place(&self) -> Option<Place> {
+        let (epoch, seq, entry) = self.known()?;
+        Some(Place { epoch, seq, entry })
     }
 
     /// Redis has answered that a call's last message is there. What it was acked by may come long
@@ -437,7 +513,14 @@ impl<T: Origin> Partition<T> {
         self.keep.hello_at_ms = at_ms;
     }
 
+    /// Numbers were given twice behind what is known.
+    pub(super) fn end_epoch(&mut self, now_ms: u64) {
+        self.greet_again(now_ms);
+        self.keep.ends_epoch = true;
+    }
+
     pub(super) fn on_greeted(&mut self) {
+        self.keep.ends_epoch = false;
         self.keep.greeted = true;
         self.keep.hello_asked = false;
     }

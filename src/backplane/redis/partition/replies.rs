@@ -9,7 +9,6 @@ use bytes::Bytes;
 use super::Partition;
 use super::replicas::Withheld;
 use super::subscription::Subscribed;
-use crate::backplane::redis::Item;
 use crate::backplane::redis::envelope::{self, Received};
 use crate::backplane::redis::publisher;
 use crate::backplane::redis::script::hello::{HelloReply, Made};
@@ -18,6 +17,7 @@ use crate::backplane::redis::script::{Lease, ReplyError, Script, Trimmed};
 use crate::backplane::redis::spool::ProducerId;
 use crate::backplane::redis::stream_page::StreamPage;
 use crate::backplane::redis::wire::Heard;
+use crate::backplane::redis::{Item, Place};
 use crate::backplane::{Ask, Moment, Origin, Outcome};
 use crate::model::limits::HELLO_RETRY_MS;
 use crate::model::{EntryId, Epoch, Name, RoomName};
@@ -43,8 +43,13 @@ pub(super) enum Question {
         /// See above.
         is_probe: bool,
     },
-    /// Whether what is known is still there; asked behind that subscription.
-    Hello(Option<Subscribed>),
+    /// Whether what is known is still there.
+    Hello {
+        /// The subscription that it is asked behind.
+        behind: Option<Subscribed>,
+        /// Whether the order is in doubt.
+        of_doubt: bool,
+    },
     /// To store a call's messages.
     Publish {
         /// Whose numbers they have.
@@ -102,7 +107,7 @@ impl<T: Origin> Partition<T> {
                 }
                 self.on_commands_broken(moment, &why);
             }
-            Heard::Message(..) | Heard::Subscribed(_) | Heard::Unsubscribed => {}
+            Heard::Message(..) | Heard::Subscribed(_) => {}
         }
     }
 
@@ -116,8 +121,13 @@ impl<T: Origin> Partition<T> {
                 self.on_roster(events);
             }
             Heard::Message(_, payload) => self.on_envelope(&payload),
-            Heard::Unsubscribed | Heard::Broken { .. } => self.on_subscriber_broken(moment),
             Heard::Reply(..) => {}
+            Heard::Broken { why, refusal } => {
+                if let Some(refusal) = refusal {
+                    self.on_refusal(moment, &refusal);
+                }
+                self.on_subscriber_broken(moment, why);
+            }
         }
     }
 
@@ -165,7 +175,9 @@ impl<T: Origin> Partition<T> {
             Question::Lease { is_probe } => self.on_lease(moment, is_probe, value),
             Question::Probe => self.on_probe(moment, value),
             Question::Replicas { is_probe } => self.on_replicas(moment, is_probe, value),
-            Question::Hello(behind) => self.on_hello(moment, behind, value),
+            Question::Hello { behind, of_doubt } => {
+                self.on_hello(moment, behind, of_doubt, value);
+            }
             Question::Publish {
                 producer,
                 call,
@@ -246,6 +258,11 @@ impl<T: Origin> Partition<T> {
         let (is_passing, why) = (refusal.cause.is_passing(), refusal.explain());
         self.breaker
             .on_refused(moment.ms, is_passing, &why, moment.rng.f64());
+        if refusal.cause == Cause::ReadOnly && self.commands.is_up() {
+            // Another may be the primary behind the same address; and if this one is made it again,
+            // it has what that one had meanwhile.
+            self.end_commands(moment, &why);
+        }
     }
 
     fn on_policy(&mut self, value: &Value) {
@@ -292,7 +309,13 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    fn on_hello(&mut self, moment: &mut Moment<'_>, behind: Option<Subscribed>, value: Value) {
+    fn on_hello(
+        &mut self,
+        moment: &mut Moment<'_>,
+        behind: Option<Subscribed>,
+        of_doubt: bool,
+        value: Value,
+    ) {
         let reply = match HelloReply::decode(value) {
             Ok(reply) => reply,
             Err(error) => {
@@ -306,6 +329,16 @@ impl<T: Origin> Partition<T> {
             self.greet_again(moment.ms);
             return;
         }
+        if reply.made == Made::Kept && self.order.is_in_doubt() && !of_doubt {
+            // It was asked before the doubt.
+            self.greet_again(moment.ms);
+            return;
+        }
+        let is_same = self.known().is_some_and(|(epoch, ..)| epoch == reply.epoch);
+        if reply.made == Made::Kept && is_same && self.order.is_contradicted() {
+            self.end_epoch(moment.ms);
+            return;
+        }
         if reply.made == Made::New {
             let epoch = reply.epoch.as_str();
             self.asks.push(match self.known() {
@@ -316,16 +349,22 @@ impl<T: Origin> Partition<T> {
             });
         }
         self.on_greeted();
+        let mut ordered = Vec::new();
         if self.order.position().is_none() {
-            let mut ordered = Vec::new();
             let entry = reply.newest.unwrap_or_default();
             self.order
                 .start(reply.epoch, reply.seq, entry, &mut ordered);
             self.log.reset(reply.epoch, reply.seq, entry);
-            self.on_ordered(ordered);
         } else {
-            self.order.on_resubscribed(reply.epoch, reply.seq);
+            let is_lost = reply.made == Made::New;
+            self.order
+                .on_greeted(reply.epoch, reply.seq, is_lost, &mut ordered);
+            if of_doubt {
+                // Now what was acked behind that.
+                self.greet_again(moment.ms);
+            }
         }
+        self.on_ordered(ordered);
         self.prove(behind);
     }
 
@@ -351,18 +390,42 @@ impl<T: Origin> Partition<T> {
             Status::Refused(_) => publisher::Status::Error,
         };
         match &reply.status {
-            Status::Refused(refusal) => self.on_refusal(moment, refusal),
+            Status::Refused(refusal) => {
+                self.on_refusal(moment, refusal);
+                if !self.commands.is_up() {
+                    // All of the call goes out again.
+                    return;
+                }
+            }
             Status::Done | Status::Behind => self.breaker.on_answered(),
         }
         if let Some(warning) = reply.warning.take() {
             self.warn_once(&warning);
         }
         self.saw_epoch(reply.epoch);
+        self.on_stored(moment, reply.epoch, reply.seq, reply.entry);
         let answered = Withheld::new(producer, call, status, reply);
         if self.replicas.are_needed() {
             self.replicas.withhold(answered);
         } else {
             self.release(answered);
+        }
+    }
+
+    /// So much is stored behind a call, the last message of it there. If that can't be, for what was
+    /// delivered or acked before, Redis has lost that.
+    fn on_stored(
+        &mut self,
+        moment: &mut Moment<'_>,
+        epoch: Epoch,
+        seq: u64,
+        entry: Option<EntryId>,
+    ) {
+        let entry = entry.unwrap_or_default();
+        let place = Place { epoch, seq, entry };
+        self.order.on_stored(place);
+        if self.keep.contradicts(place) {
+            self.greet_again(moment.ms);
         }
     }
 

@@ -289,10 +289,7 @@ impl<T: Origin> Partition<T> {
                 .on_own(&item.room, item.id, item.offset, &mut settled);
             self.settle(settled);
         }
-        let skip = match self.skips.is_empty() {
-            true => None,
-            false => self.skips.remove(&item.id),
-        };
+        let skip = self.skips.take(&item.id);
         let arrived_us = self.arrivals.take(&item.id);
         let Item {
             place,

@@ -30,12 +30,15 @@ pub(super) struct Skipped {
     pub(super) offset: u64,
 }
 
+/// Room, epoch and offset.
+type Place = (String, String, u64);
+
 /// See the module.
 pub(super) struct Ledger {
     pub(super) setup: Setup,
     pub(super) attempts: Vec<Attempt>,
     /// What stands at a place: room, epoch, offset.
-    seen: HashMap<(String, String, u64), Vec<usize>>,
+    seen: HashMap<Place, Vec<usize>>,
     pub(super) skipped: Vec<Skipped>,
     /// Whether Redis is well and everything was quiet: nothing may be refused.
     pub(super) is_calm: bool,
@@ -148,8 +151,13 @@ impl Ledger {
         }
         let epoch = redis.newest("").map(|(epoch, _)| epoch).unwrap_or_default();
         // What was lost before it was acked may stand at the same place again.
-        let lost = redis.lost.iter().filter(|lost| !stored.contains(lost));
-        let lost: Vec<&Stored> = lost.collect();
+        let lost = redis.lost.iter().filter(|(_, lost)| !stored.contains(lost));
+        let lines = lost.clone().map(|(loss, lost)| {
+            let place = (lost.room.clone(), lost.epoch.clone(), lost.offset);
+            ((place, serial_of(self, lost)), *loss)
+        });
+        let lines: HashMap<_, _> = lines.collect();
+        let lost: Vec<&Stored> = lost.map(|(_, lost)| lost).collect();
         for &stored in &lost {
             serials
                 .entry(serial_of(self, stored))
@@ -185,7 +193,7 @@ impl Ledger {
             );
         }
         self.check_skipped(&serials);
-        self.check_order();
+        self.check_order(&lines);
     }
 
     fn check_skipped(&self, serials: &HashMap<usize, Vec<&Stored>>) {
@@ -207,25 +215,28 @@ impl Ledger {
         }
     }
 
-    /// One publisher's messages to one room keep their order.
-    fn check_order(&self) {
+    /// One publisher's messages to one room keep their order. `lines`: what was lost, and by which
+    /// loss: what was stored at the same places since is another line.
+    fn check_order(&self, lines: &HashMap<(Place, usize), u32>) {
         let mut order = BTreeMap::new();
         let all = self.seen.iter();
         let all = all.flat_map(|(place, serials)| serials.iter().map(move |it| (place, it)));
-        for ((room, epoch, offset), serial) in all {
+        for (place, serial) in all {
+            let (room, epoch, offset) = place;
+            let line = lines.get(&(place.clone(), *serial));
             let attempt = &self.attempts[*serial];
             if attempt.tries == 1 {
                 let publisher = (room, attempt.client, attempt.life);
                 let places = order.entry(publisher).or_insert_with(Vec::new);
-                places.push((epoch, *offset, *serial));
+                places.push((epoch, line, *offset, *serial));
             }
         }
         for (publisher, mut places) in order {
             places.sort_unstable();
             // What was lost and sent again stands in both epochs.
-            let mut last: HashMap<&String, usize> = HashMap::new();
-            for (epoch, offset, serial) in places {
-                let before = last.insert(epoch, serial);
+            let mut last = HashMap::new();
+            for (epoch, line, offset, serial) in places {
+                let before = last.insert((epoch, line), serial);
                 let is_next = before.is_none_or(|before| before < serial);
                 assert!(
                     is_next,

@@ -64,8 +64,8 @@ pub(super) struct Redis {
     connects_refused_until_ms: u64,
     snapshots: VecDeque<Snapshot>,
     skew_ms: u64,
-    /// What Redis had and has no more.
-    pub(super) lost: Vec<Stored>,
+    /// What Redis had and has no more, and by which loss.
+    pub(super) lost: Vec<(u32, Stored)>,
     /// How often it lost something, or began anew.
     pub(super) losses: u32,
 }
@@ -322,6 +322,8 @@ impl Redis {
             hit(faults.flushes),
         );
         let foreign = hit(faults.foreign);
+        // Without the fault no chance is taken: the runs of the other seeds stay what they were.
+        let fork = faults.forks > 0 && hit(faults.forks);
         if hit(200) && self.stopped_until_ms <= now_ms {
             self.snapshots.push_back(self.fake.snapshot());
             self.snapshots.truncate(4);
@@ -375,6 +377,13 @@ impl Redis {
             self.restart(&snapshot, until_ms);
             self.note_loss(before);
         }
+        if fork && !self.snapshots.is_empty() {
+            let at = self.rng.usize(..self.snapshots.len());
+            let snapshot = self.snapshots[at].clone();
+            let before = self.stored();
+            self.fake.replace(&snapshot);
+            self.note_loss(before);
+        }
         if flush {
             let before = self.stored();
             self.fake.flush();
@@ -397,7 +406,8 @@ impl Redis {
         let lost = before
             .into_iter()
             .filter(|(id, it)| after.get(id) != Some(it));
-        self.lost.extend(lost.map(|(_, stored)| stored));
+        let losses = self.losses;
+        self.lost.extend(lost.map(|(_, stored)| (losses, stored)));
         self.losses += 1;
         self.snapshots.clear();
     }

@@ -28,6 +28,8 @@ pub(super) struct Faults {
     pub(super) losses: u32,
     pub(super) flushes: u32,
     pub(super) full: u32,
+    /// Another takes its place that has less, and no connection breaks.
+    pub(super) forks: u32,
     /// Of a thousand messages of a channel: lost on the way to one subscriber.
     pub(super) drops: u32,
     /// Of a thousand writes to a spool, and reads: fail.
@@ -101,9 +103,13 @@ impl Faults {
                 *kind = rate;
             }
         }
+        // Of a copy, as below.
+        if rng.clone().u32(..8) == 0 {
+            faults.forks = 15;
+        }
         if faults.kills > 0 {
             // What only the dead have seen can be lost without a trace.
-            (faults.losses, faults.flushes) = (0, 0);
+            (faults.losses, faults.flushes, faults.forks) = (0, 0, 0);
         }
         faults
     }
@@ -145,7 +151,7 @@ impl Setup {
 
     /// Whether Redis may lose what it had.
     pub(super) fn loses(&self) -> bool {
-        self.faults.losses + self.faults.flushes > 0
+        self.faults.losses + self.faults.flushes + self.faults.forks > 0
     }
 
     /// Whether Redis may be away, or seem so.

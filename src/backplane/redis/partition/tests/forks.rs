@@ -1,0 +1,210 @@
+//! Redis goes on without what it had, and no connection breaks.
+
+use super::*;
+use crate::backplane::redis::fake::Snapshot;
+use crate::backplane::redis::script::publish::Call;
+use crate::model::{MessageId, Publication, Timestamp};
+
+impl Stage {
+    /// The room is open, and has 1 and 2; a snapshot of each moment between.
+    fn of_two() -> (Self, [Snapshot; 2]) {
+        let mut stage = Self::opened();
+        let empty = stage.fake.snapshot();
+        stage.publish(1);
+        stage.pass(100);
+        let of_one = stage.fake.snapshot();
+        stage.publish(2);
+        stage.pass(100);
+        let told = ["ack 1 at 1", "1 at 1", "ack 2 at 2", "2 at 2"];
+        assert_eq!(stage.told(), told);
+        (stage, [empty, of_one])
+    }
+
+    /// Another instance publishes these, in one call.
+    fn publish_elsewhere(&mut self, numbers: std::ops::RangeInclusive<u32>) {
+        let publication = |number: u32| Publication {
+            room: RoomName::parse("r").unwrap(),
+            epoch: Epoch::new(0, 0),
+            offset: 0,
+            id: MessageId::from_u128(number.into()),
+            client_id_given: false,
+            user_id: Name::new("other"),
+            username: None,
+            payload: Bytes::from(number.to_string()),
+            metadata: None,
+            sent_at: Timestamp(WALL_MS),
+        };
+        let first_number = u64::from(*numbers.start());
+        let messages: Vec<_> = numbers.map(publication).collect();
+        let messages: Vec<_> = messages.iter().collect();
+        let caller = Caller::new(self.partition.names.clone(), "other", 600_000, message);
+        let sha = self
+            .partition
+            .script(Script::Publish)
+            .expect("it is loaded");
+        let call = Call {
+            producer: "other",
+            base: first_number,
+            first_number,
+            messages: &messages,
+        };
+        let mut out = vec![];
+        caller.push(&mut out, &sha, Epoch::new(1, 0), &call);
+        let conn = self.fake.connect();
+        self.fake.on_bytes(conn, &out);
+        let reply = self.fake.take(conn);
+        assert!(
+            reply.starts_with(b"*"),
+            "{}",
+            String::from_utf8_lossy(&reply)
+        );
+        self.fake.kill(conn);
+    }
+
+    fn run(&mut self, words: &[&[u8]]) {
+        let mut out = vec![];
+        push_command(&mut out, words);
+        let conn = self.fake.connect();
+        self.fake.on_bytes(conn, &out);
+        self.fake.kill(conn);
+    }
+}
+
+/// Number 2 is given anew, then 3: without the doubt 3 would be taken for the next.
+#[test]
+fn a_line_that_goes_on_without_what_was_delivered_begins_a_new_epoch() {
+    let (mut stage, [_, of_one]) = Stage::of_two();
+    stage.ms += 1;
+    stage.fake.set_now(WALL_MS + stage.ms);
+    stage.fake.replace(&of_one);
+    stage.publish_elsewhere(21..=23);
+    stage.pump();
+    assert_eq!(stage.told(), ["epoch"]);
+    stage.publish(3);
+    stage.pass(200);
+    assert_eq!(stage.told(), ["ack 3 at 1", "3 at 1"]);
+}
+
+/// The same, with all envelopes of the other line lost: the next look at how much there is shows a
+/// hole, and the page that is to mend it does not begin with what was delivered last.
+#[test]
+fn a_page_of_another_line_mends_nothing() {
+    let (mut stage, [empty, _]) = Stage::of_two();
+    stage.pass(10_000);
+    stage.fake.replace(&empty);
+    let (_, channel) = stage.conn(Link::Subscriber);
+    stage.publish_elsewhere(21..=24);
+    assert!(!stage.fake.take(channel).is_empty(), "they are lost");
+    stage.pass(3_000);
+    assert_eq!(stage.told(), ["epoch"]);
+}
+
+/// What was acked, and not delivered yet, is gone; the next ack has a number that was given.
+#[test]
+fn an_ack_with_a_number_that_was_acked_before_begins_a_new_epoch() {
+    let (mut stage, [_, of_one]) = Stage::of_two();
+    stage.held = Some(Link::Subscriber);
+    stage.publish(3);
+    stage.pass(100);
+    assert_eq!(stage.told(), ["ack 3 at 3"]);
+    let (_, channel) = stage.conn(Link::Subscriber);
+    assert!(!stage.fake.take(channel).is_empty(), "it is lost");
+    stage.ms += 1;
+    stage.fake.set_now(WALL_MS + stage.ms);
+    stage.fake.replace(&of_one);
+    stage.publish_elsewhere(21..=21);
+    assert!(!stage.fake.take(channel).is_empty(), "it is lost");
+    stage.publish(4);
+    stage.pump();
+    assert_eq!(stage.told(), ["ack 4 at 3", "epoch"], "where 3 was");
+}
+
+/// RINGCAST_SIM_SEED=2614 of the simulator: what was acked was lost, and nobody was told. The next
+/// call is behind it by its numbers; when it has come again, others have given as many anew.
+#[test]
+fn a_call_that_finds_less_than_was_acked_begins_a_new_epoch() {
+    let (mut stage, [empty, _]) = Stage::of_two();
+    stage.held = Some(Link::Subscriber);
+    stage.publish(3);
+    stage.pass(100);
+    assert_eq!(stage.told(), ["ack 3 at 3"]);
+    let (_, channel) = stage.conn(Link::Subscriber);
+    assert!(!stage.fake.take(channel).is_empty(), "it is lost");
+    stage.ms += 1;
+    stage.fake.set_now(WALL_MS + stage.ms);
+    stage.fake.replace(&empty);
+    stage.publish(4);
+    stage.held = Some(Link::Commands);
+    stage.pump();
+    // It was found to be behind; the answer is on its way.
+    stage.publish_elsewhere(21..=24);
+    stage.held = None;
+    stage.pump();
+    let told = stage.told();
+    assert!(told.contains(&"epoch".to_owned()), "{told:?}");
+}
+
+/// Of what was known only the count went back: all of it is there, and what goes on behind it has
+/// numbers that were given. It was asked again and again, and nothing passed.
+#[test]
+fn a_count_that_went_back_ends_the_epoch() {
+    let (mut stage, _) = Stage::of_two();
+    stage.run(&[b"HSET", b"g:state", b"seq", b"0"]);
+    stage.publish_elsewhere(21..=24);
+    stage.pump();
+    assert_eq!(stage.told(), ["epoch"]);
+    stage.publish(3);
+    stage.pass(200);
+    assert_eq!(stage.told(), ["ack 3 at 1", "3 at 1"]);
+}
+
+/// What was to be repaired is trimmed, with what was delivered last: that is no other line.
+#[test]
+fn what_is_trimmed_is_a_gap_and_no_new_epoch() {
+    let (mut stage, _) = Stage::of_two();
+    let (_, channel) = stage.conn(Link::Subscriber);
+    stage.publish_elsewhere(3..=6);
+    assert!(!stage.fake.take(channel).is_empty(), "they are lost");
+    stage.run(&[b"XTRIM", b"g:messages:stream", b"MAXLEN", b"2"]);
+    stage.pass(3_000);
+    assert_eq!(stage.told(), ["lost up to 5", "5 at 5", "6 at 6"]);
+    stage.publish(7);
+    stage.pass(100);
+    assert_eq!(stage.told(), ["ack 7 at 7", "7 at 7"]);
+}
+
+/// While it refused writes it may have been a replica: of whom, is asked before it is written to.
+#[test]
+fn a_redis_that_takes_writes_again_is_greeted_before_it_is_written_to() {
+    for why in ["MISCONF no disk", "READONLY it is a replica"] {
+        let (mut stage, [_, of_one]) = Stage::of_two();
+        stage.fake.refuse_writes(Some(why));
+        stage.publish(3);
+        stage.pass(1_000);
+        assert_eq!(stage.told(), [""; 0], "{why}");
+        assert_eq!(stage.records.len(), 1, "{why}: it is held");
+        stage.fake.replace(&of_one);
+        stage.fake.refuse_writes(None);
+        stage.publish_elsewhere(21..=22);
+        stage.pass(10_000);
+        assert_eq!(stage.told(), ["epoch", "ack 3 at 1", "3 at 1"], "{why}");
+    }
+}
+
+/// A name may lead to another primary now: only who connects anew learns it.
+#[test]
+fn a_replica_is_asked_by_another_connection_each_time() {
+    let (mut stage, _) = Stage::of_two();
+    let before = stage.partition.report().connects;
+    stage.fake.refuse_writes(Some("READONLY it is a replica"));
+    stage.publish(3);
+    stage.pass(20_000);
+    let connects = stage.partition.report().connects - before;
+    assert!(
+        (16..=80).contains(&connects),
+        "{connects} in 20 s, two each"
+    );
+    stage.fake.refuse_writes(None);
+    stage.pass(5_000);
+    assert_eq!(stage.told(), ["ack 3 at 3", "3 at 3"]);
+}
