@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ledger` | the faults under load, each with a verdict over all that was acked and received |
 //! | `rooms` | what two instances do together when all is well |
+//! | `storm` | all come back at once |
 //! | `page` | tabs on several instances |
 //! | `away` | what one sees while Redis is away, and after |
 //! | `standstill` | an instance, and Redis, that stand still; counters of years |
@@ -60,6 +61,8 @@ mod refusals;
 mod rooms;
 #[path = "cluster/standstill.rs"]
 mod standstill;
+#[path = "cluster/storm.rs"]
+mod storm;
 #[path = "server/support.rs"]
 #[allow(dead_code, reason = "the tests of one server use the rest of it")]
 mod support;

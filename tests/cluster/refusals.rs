@@ -66,7 +66,7 @@ fn a_wrong_password() {
         "OK"
     );
     await_healed(&server);
-    assert!(!server.log().contains("4711"), "no secret in the log");
+    assert!(!server.log().contains("wrong-4711"), "no secret in the log");
 }
 
 /// FAULTS D12: no password.
