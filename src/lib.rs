@@ -124,11 +124,11 @@
 //!   come behind the greeting of the next one, which gives the same numbers anew: it would move
 //!   the known place over the loss, and ack what is not there (simulator, seed 1685). It costs a
 //!   resubscription and a repair for each commands link that is made anew.
-//! - **A Redis may be replaced while no connection breaks** (a replica promoted behind a proxy), and
-//!   go on with less within the epoch. Entries show it, as they rise with the numbers: an item, an
-//!   ack or a page that contradicts what is known stops the order until a greeting says whose line
-//!   that Redis has (`order/doubt`). After each refusal it is greeted before it is written to; and
-//!   who says READONLY is left, as the address may lead to another now.
+//! - **A Redis may be replaced while no connection breaks** (a replica promoted behind a proxy),
+//!   and go on with less within the epoch. Entries show it, as they rise with the numbers: an
+//!   item, an ack or a page that contradicts what is known stops the order until a greeting says
+//!   whose line that Redis has (`order/doubt`). After each refusal it is greeted before it is
+//!   written to; and who says READONLY is left, as the address may lead to another now.
 //! - **Offsets of rooms stay in Redis' state** as long as their epoch, also when nothing of the
 //!   room is in the stream any more: a room that began anew at 1 would give an offset twice, and
 //!   one that began at a floor common to all would tell members of losses that were none.

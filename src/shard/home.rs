@@ -244,11 +244,10 @@ impl Shard {
             (Some(key), Ok(last)) => self.open_room(key, last),
             (Some(key), Err(why)) => self.fail_to_open(key, &why),
             // A personal room that something was published to elsewhere.
-            (None, Ok(last)) => {
-                if let Some(key) = self.add_room(name.clone()) {
-                    self.open_room(key, last);
-                }
-            }
+            (None, Ok(last)) => match self.add_room(name.clone()) {
+                Some(key) => self.open_room(key, last),
+                None => self.home.backplane.close(name),
+            },
             (None, Err(_)) => {}
         }
     }

@@ -572,6 +572,12 @@ impl<T: Origin> Partition<T> {
         }
     }
 
+    /// How many rooms are followed.
+    #[cfg(test)]
+    pub(crate) fn followed(&self) -> usize {
+        self.rooms.len()
+    }
+
     /// Bytes that are about to be written, of both wires.
     fn flush(&mut self) {
         let sends = [self.commands.flush(), self.subscriber.flush()];

@@ -36,8 +36,8 @@ impl Order {
         self.doubt.is_some()
     }
 
-    /// Whether numbers were given twice for sure: if what was passed on is there all the same, so is
-    /// another line behind it, and this epoch must end.
+    /// Whether numbers were given twice for sure: if what was passed on is there all the same, so
+    /// is another line behind it, and this epoch must end.
     pub fn is_contradicted(&self) -> bool {
         self.doubt == Some(Doubt::Contradicted)
     }

@@ -412,8 +412,8 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    /// So much is stored behind a call, the last message of it there. If that can't be, for what was
-    /// delivered or acked before, Redis has lost that.
+    /// So much is stored behind a call, the last message of it there. If that can't be, for what
+    /// was delivered or acked before, Redis has lost that.
     fn on_stored(
         &mut self,
         moment: &mut Moment<'_>,

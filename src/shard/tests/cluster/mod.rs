@@ -24,12 +24,16 @@ mod setup;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use fastrand::Rng;
 
 use self::setup::Setup;
 use self::world::World;
 use super::broken;
+use crate::backplane::Backplane;
+use crate::model::{Epoch, Position, RoomName};
+use crate::shard::Shard;
 
 /// Whether the run of a seed keeps every promise; if not, what it broke is printed.
 fn holds(seed: u64) -> bool {
@@ -48,4 +52,30 @@ fn holds(seed: u64) -> bool {
 fn a_cluster_keeps_every_promise_in_every_run() {
     let broken = broken(2_000, holds);
     assert!(broken.is_empty(), "seeds {broken:?} fail");
+}
+
+/// What is published in a personal room, wherever, opens it on all instances. Where there was no
+/// room for one more, it was followed for ever all the same.
+#[test]
+fn a_personal_room_for_which_there_is_no_room_is_not_followed() {
+    let mut options = (*Setup::draw(&mut Rng::with_seed(1)).options(0)).clone();
+    options.rooms_max = 1;
+    let mut shard = Shard::new(0, Arc::new(options), 1);
+    let last = Position {
+        epoch: Epoch::new(1, 0),
+        offset: 0,
+    };
+    for name in ["@ann", "@bob"] {
+        let name = RoomName::parse(name).unwrap();
+        let (backplane, mut moment) = shard.backplane();
+        backplane.open(&mut moment, &name);
+        shard.on_opened(&name, Ok(last));
+        for room in shard.home.rooms.values_mut() {
+            room.subscribers = 1;
+        }
+        let Backplane::Redis(partition) = &shard.home.backplane else {
+            panic!("a cluster");
+        };
+        assert_eq!((shard.home.len(), partition.followed()), (1, 1), "{name:?}");
+    }
 }
