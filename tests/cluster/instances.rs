@@ -1,5 +1,7 @@
 //! Instances over a Redis, and the ledger that is kept of them.
 
+use std::collections::HashSet;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +16,7 @@ use super::support::{Client, NO_RATES, Server, all, eventually, ringcast};
 const UP: Duration = Duration::from_secs(15);
 
 /// The command of an instance over the Redis at that address.
-pub(crate) fn command(dir: &std::path::Path, id: &str, redis: &str, flags: &[&str]) -> Command {
+pub(crate) fn command(dir: &Path, id: &str, redis: &str, flags: &[&str]) -> Command {
     let mut command = ringcast(&["serve", "--port", "0", "--pin-cores=off"]);
     command.args(["--ring-entries", "256", "--instance-id", id]);
     command.args(["--redis-url", redis]).args(NO_RATES);
@@ -84,6 +86,19 @@ pub(crate) fn await_degraded(server: &Server) -> Duration {
     began.elapsed()
 }
 
+fn addresses(servers: &[Server]) -> Vec<String> {
+    let address = |server: &Server| format!("127.0.0.1:{}", server.port);
+    servers.iter().map(address).collect()
+}
+
+/// The ids of all that was acked, from a file that [`Ledger::start_writing`] wrote.
+pub(crate) fn acked_ids(file: &Path) -> HashSet<String> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let ids = lines.map(|line| line.split(' ').nth(2).unwrap().to_owned());
+    ids.collect()
+}
+
 /// A ledger that is to be kept.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
@@ -138,12 +153,15 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Over these instances, in this order.
     pub(crate) fn start(servers: &[Server], plan: &Plan) -> Self {
-        let to: Vec<_> = servers
-            .iter()
-            .map(|server| format!("127.0.0.1:{}", server.port))
-            .collect();
         let messages = plan.messages.to_string();
-        Self::over(&to, plan, &["--messages", &messages])
+        Self::over(&addresses(servers), plan, &["--messages", &messages])
+    }
+
+    /// The same, with each ack written down: see [`acked_ids`].
+    pub(crate) fn start_writing(servers: &[Server], plan: &Plan, file: &Path) -> Self {
+        let (messages, file) = (plan.messages.to_string(), file.to_str().unwrap());
+        let flags = ["--messages", &messages, "--file", file];
+        Self::over(&addresses(servers), plan, &flags)
     }
 
     /// Over what is at these addresses.

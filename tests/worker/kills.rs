@@ -5,14 +5,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
-use super::instances::{self, Ledger, Plan};
+use super::instances::{self, Ledger, Plan, acked_ids};
 use super::postgres::Postgres;
 use super::redis::Redis;
 use super::support::{Server, all, eventually, skip};
 use super::workers::{
-    await_none_pending, await_rows, begin, command, expect_all_acked, expect_whole, fill, pending,
-    rows, spawn, start,
+    await_none_pending, await_rows, begin, command, expect_all_acked, expect_ids, expect_whole,
+    fill, pending, rows, spawn, start,
 };
 
 /// Three workers that are killed again and again as long as there is something to store.
@@ -121,7 +122,9 @@ fn every_acked_message_is_stored_once_whoever_is_killed() {
         "1ms",
     ];
     let mut workers = Workers::start(&redis, &postgres, &flags);
-    let mut ledger = Ledger::start(&servers, &plan);
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("acked");
+    let mut ledger = Ledger::start_writing(&servers, &plan, &file);
     redis.await_stream(100);
     let (mut rounds, mut by_failpoint, mut kills) = (0_u64, 0, 0);
     while ledger.is_running() && rounds < 10_000 {
@@ -150,6 +153,7 @@ fn every_acked_message_is_stored_once_whoever_is_killed() {
     await_none_pending(&redis);
     expect_all_acked(&redis, &postgres);
     assert_eq!(rows(&postgres), messages);
+    expect_ids(&postgres, &acked_ids(&file), messages);
     eventually("the stream to be trimmed", || {
         (redis.stream_len() <= 200).then_some(())
     });
@@ -194,7 +198,9 @@ fn a_million_without_a_fault() {
         payload: 64,
         fault: Duration::ZERO,
     };
-    let verdict = Ledger::start(&servers, &plan).verdict();
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("acked");
+    let verdict = Ledger::start_writing(&servers, &plan, &file).verdict();
     let ended = Instant::now();
     verdict.expect_honest();
     assert_eq!(verdict.count("acked"), 1_000_000);
@@ -205,6 +211,7 @@ fn a_million_without_a_fault() {
     eprintln!("nothing is left {late:?} after the last ack");
     expect_all_acked(&redis, &postgres);
     assert_eq!(rows(&postgres), 1_000_000);
+    expect_ids(&postgres, &acked_ids(&file), 1_000_000);
     assert_eq!(worker.metric("worker_rows_repeated_total"), 0);
     assert!(late < Duration::from_secs(10), "{late:?}");
 }

@@ -1,5 +1,6 @@
 //! Workers, a stream that is written by hand, and what must be in the table in the end.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -215,6 +216,16 @@ pub(crate) fn expect_whole(postgres: &Postgres, total: u64) {
                WHERE (s.message_count, s.user_count, s.first_message_at, s.last_message_at) \
                IS DISTINCT FROM (m.n, m.users, m.first, m.last)";
     assert_eq!(postgres.sql(odd), "", "room_stats says what the table has");
+}
+
+/// Each of these ids, of so many publications, is that of a row.
+pub(crate) fn expect_ids(postgres: &Postgres, acked: &HashSet<String>, count: u64) {
+    assert_eq!(acked.len() as u64, count);
+    let stored = postgres.sql("SELECT id FROM messages");
+    let stored: HashSet<_> = stored.lines().collect();
+    let lost = acked.iter().filter(|id| !stored.contains(id.as_str()));
+    let lost: Vec<_> = lost.take(10).collect();
+    assert!(lost.is_empty(), "acked and not in the table: {lost:?} …");
 }
 
 /// What servers have acked, by the offsets that they gave, is in the table.
