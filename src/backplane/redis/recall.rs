@@ -8,10 +8,12 @@
 //!
 //! A client tells an offset, not an entry. So its place is looked for backwards from where the
 //! partition log began when the page was wanted; only the oldest page-full of each room is kept
-//! on the way. Where a page ends is remembered (a bookmark): the room's next one is read forward
-//! from there. Whoever wants a page while a backward pass is under way joins it; if what it wants
-//! turns out to be newer than where it joined, it is read forward from there. While both ways are
-//! wanted they take turns. No I/O, and no clock: who has waited too long is the caller's matter.
+//! on the way. Where a page begins and ends is remembered (bookmarks): the room's next one, and
+//! the same again, are read forward from there. So who did not wait for its page, and asks again,
+//! does not have the search begin anew. Whoever wants a page while a backward pass is under way
+//! joins it; if what it wants turns out to be newer than where it joined, it is read forward from
+//! there. While both ways are wanted they take turns. No I/O, and no clock: who has waited too
+//! long is the caller's matter.
 //!
 //! Invariants: one read at a time; at most [`RECALL_WAITING_MAX`] wait; once a page is dealt with
 //! the frames collected have at most [`RECALL_BYTES_MAX`] bytes, and one frame a want (who has most
@@ -336,8 +338,11 @@ impl Recall {
             for mut want in wants.extract_if(.., |want| want.done.is_some()) {
                 self.waiting -= 1;
                 let ended = want.done.take().unwrap_or(Err(RecallError::Unavailable));
-                if let (Ok(()), Some((last, entry, _))) = (ended, want.frames.back()) {
-                    bookmarks.push(((room.clone(), want.epoch, last + 1), entry.next()));
+                if let (Ok(()), Some(&(_, begin, _)), Some(&(last, end, _))) =
+                    (ended, want.frames.front(), want.frames.back())
+                {
+                    bookmarks.push(((room.clone(), want.epoch, want.from), begin));
+                    bookmarks.push(((room.clone(), want.epoch, last + 1), end.next()));
                 }
                 let frames = want
                     .frames

@@ -148,7 +148,7 @@ impl<T: Origin> Partition<T> {
 
     /// Whether all of a room from an offset on can be had; from `until` on it is in memory.
     pub(super) fn want_resume(&mut self, want: PageWant, until: u64) {
-        let result = if !self.past.has_store || self.knows_place(&want) {
+        let result = if !self.past.has_store {
             // What the stream has, it has to its end: the page that is read next says it.
             Ok(Some(Vec::new()))
         } else if let Some(why) = self.why_away() {

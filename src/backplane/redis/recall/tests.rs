@@ -170,6 +170,37 @@ fn many_rooms_cost_one_pass() {
     assert!(out.iter().all(|it| it.result.is_ok()));
 }
 
+/// Who gives up before a long pass has come to its page, and asks again, does not have it begin
+/// anew.
+#[test]
+fn a_page_that_is_wanted_again_is_found_at_once() {
+    let (entries, rooms) = (20_000, 5);
+    let stream = stream(entries, rooms, 0);
+    let before = EntryId {
+        ms: entries + 1,
+        n: 0,
+    };
+    let (mut recall, mut out, mut reads) = (Recall::new(), vec![], vec![]);
+    for _ in 0..2 {
+        assert!(recall.want(&room(1), epoch(2), 3, entries, before, EntryId::default()));
+        let mut count = 0;
+        while let Some(read) = recall.poll_read() {
+            recall.on_page(&page(&stream, read, 1000), &mut out);
+            count += 1;
+        }
+        reads.push(count);
+    }
+    assert!(reads[0] >= 20, "{reads:?}");
+    assert!(reads[1] <= 6, "as much as a page is: {reads:?}");
+    let (first, again) = (
+        out[0].result.as_ref().unwrap(),
+        out[1].result.as_ref().unwrap(),
+    );
+    let both = first.len().min(again.len());
+    assert!(both > 0 && first[0].0 == 3);
+    assert_eq!(first[..both], again[..both]);
+}
+
 #[test]
 fn a_failed_read_is_told_to_all_and_too_many_may_not_wait() {
     let (mut recall, mut out) = (Recall::new(), vec![]);
