@@ -138,7 +138,7 @@ fn a_user_without_the_right_to_the_channels() {
     });
 }
 
-/// FAULTS D12: a replica.
+/// FAULTS D12: a replica: said once.
 #[test]
 fn a_replica_from_the_start() {
     let redis = Redis::start(&[]);
@@ -146,6 +146,12 @@ fn a_replica_from_the_start() {
     let server = begin("a", &format!("127.0.0.1:{}", redis.port), &[]);
     await_degraded(&server);
     await_log(&server, &["replica"]);
+    eventually("a fourth connection", || {
+        (server.metric("redis_connects_total") >= 4).then_some(())
+    });
+    let log = server.log();
+    let told = log.lines().filter(|line| line.contains("name the primary"));
+    assert_eq!(told.count(), 1, "{log}");
     redis.ask(&["REPLICAOF", "NO", "ONE"]);
     await_healed(&server);
 }

@@ -63,6 +63,8 @@ pub(super) struct Keep {
     ungreeted_since_ms: Option<u64>,
     /// What is known is there, and more that contradicts it: the epoch is to end.
     ends_epoch: bool,
+    /// The last one that was connected was a replica.
+    was_replica: bool,
     /// Why there was no subscription the last time.
     unsubscribed_why: String,
     /// The last place that Redis has answered a publish with.
@@ -94,6 +96,7 @@ impl Keep {
             hello_at_ms: 0,
             ungreeted_since_ms: None,
             ends_epoch: false,
+            was_replica: false,
             unsubscribed_why: String::new(),
             acked: None,
             candidate_ms: 0,
@@ -119,6 +122,11 @@ impl Keep {
         let is_less = |acked: Place| acked.epoch == place.epoch && place.seq < acked.seq;
         self.acked
             .is_some_and(|acked| is_less(acked) || contradict(acked, place))
+    }
+
+    /// Whether it is a replica and the one connected before was none.
+    pub(super) fn is_first_of(&mut self, is_replica: bool) -> bool {
+        !std::mem::replace(&mut self.was_replica, is_replica) && is_replica
     }
 
     pub(super) fn is_greeted(&self) -> bool {

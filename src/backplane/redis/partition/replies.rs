@@ -90,7 +90,9 @@ impl<T: Origin> Partition<T> {
     pub(super) fn on_commands(&mut self, moment: &mut Moment<'_>, heard: Heard<Question>) {
         match heard {
             Heard::Ready { role, version } => {
-                if role.as_deref() == Some("replica") {
+                let is_replica = role.as_deref() == Some("replica");
+                // Another connection is made for as long as it is one.
+                if self.keep.is_first_of(is_replica) {
                     self.asks.push(Ask::Warn(
                         "this Redis is a replica, which takes no writes: REDIS_URL must name the \
                          primary"
