@@ -447,6 +447,7 @@ mod tests {
         read(&snapshot.render());
         snapshot.closes.insert(1001, 5);
         snapshot.errors.insert("bad_json", 6);
+        snapshot.limited.insert("address", 1);
         snapshot.delivery_local.record(2_000);
         snapshot.to_stored.record(700);
         snapshot.shards = vec![ShardSnapshot::default(); 2];
@@ -473,6 +474,16 @@ mod tests {
         assert_eq!(value("ringcast_delivery_seconds_count", "local"), "1");
         assert_eq!(value("ringcast_hop_seconds_sum", "stored"), "0.0007");
         lint(&samples);
+        // What is promised (PROTOCOL 7).
+        let promised = "connections rooms members messages_accepted_total messages_stored_total \
+            messages_delivered_total messages_replayed_total received_bytes_total sent_bytes_total \
+            delivery_seconds_bucket redis_gaps_seen_total redis_gaps_mended_total \
+            slow_consumers_total rate_limited_total closes_total redis_up redis_commands_total \
+            redis_pipeline_depth redis_breakers_open spool_bytes spool_entries shard_busy_ratio";
+        for name in promised.split_whitespace() {
+            let name = format!("ringcast_{name}");
+            assert!(samples.iter().any(|sample| sample.0 == name), "{name}");
+        }
         assert!(
             DELIVERY_BOUNDS
                 .iter()

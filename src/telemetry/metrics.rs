@@ -258,8 +258,8 @@ pub(super) mod tests {
 
     /// What `promtool check metrics` looks at, and that no label is one that a user could fill.
     pub(crate) fn lint(samples: &[Sample]) {
-        const LABELS: [&str; 9] = [
-            "action", "code", "hop", "le", "origin", "reason", "shard", "state", "version",
+        const LABELS: [&str; 10] = [
+            "action", "code", "hop", "le", "limit", "origin", "reason", "shard", "state", "version",
         ];
         const UNITS: [&str; 4] = ["seconds", "bytes", "ratio", "info"];
         for (name, labels, _) in samples {

@@ -121,6 +121,16 @@ mod tests {
         assert_eq!(value("ringcast_worker_batch_seconds_count"), "4");
         assert_eq!(value("ringcast_worker_lag_seconds"), "2.5");
         lint(&samples);
+        // What is promised (PROTOCOL 7).
+        for name in [
+            "rows_total",
+            "batches_total",
+            "retries_total",
+            "dead_total",
+            "lag_entries",
+        ] {
+            value(&format!("ringcast_worker_{name}"));
+        }
         assert_eq!(value("ringcast_postgres_up"), "1");
         let health: serde_json::Value = serde_json::from_str(&status.health()).unwrap();
         assert_eq!(
