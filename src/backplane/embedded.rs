@@ -23,7 +23,7 @@ use super::history::{EpochEnds, RoomsQuery};
 use super::resumes::{Resumed, Resumes, Sought};
 use super::{
     Ask, Begun, CommitFailure, Encode, Moment, Outcome, Publish, Remembered, StoreReply,
-    StoreRequest,
+    StoreRequest, give,
 };
 use crate::model::limits::{COMMIT_PUBLICATIONS_MAX, REQUEST_OVERHEAD_BYTES};
 use crate::model::{Epoch, ErrorCode, MessageId, Position, Publication, RoomName, Timestamp};
@@ -209,8 +209,8 @@ impl<T: Clone> Embedded<T> {
         if let Some(look) = self.resumes.poll_look() {
             self.ask(StoreRequest::Missing(look));
         }
-        outcomes.append(&mut self.outcomes);
-        asks.append(&mut self.asks);
+        give(&mut self.outcomes, outcomes);
+        give(&mut self.asks, asks);
     }
 
     pub(super) fn on_store(&mut self, reply: StoreReply) {

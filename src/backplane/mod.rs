@@ -241,6 +241,14 @@ pub enum Backplane<T> {
     Redis(Box<Partition<T>>),
 }
 
+/// Appends all there is to `to`; if that is empty the two are exchanged, and each keeps its room.
+fn give<T>(from: &mut Vec<T>, to: &mut Vec<T>) {
+    match to.is_empty() {
+        true => std::mem::swap(from, to),
+        false => to.append(from),
+    }
+}
+
 /// What a publish is found by.
 pub trait Origin: Clone + std::fmt::Debug {
     /// [`Outcome::Held`] was told of it.

@@ -11,10 +11,9 @@ impl Epoch {
     /// The epoch that begins at `ms` (since 1970).
     pub fn new(ms: u64, random: u32) -> Self {
         let mut text = [0; 20];
-        let value = (u128::from(ms & 0xffff_ffff_ffff) << 32) | u128::from(random);
-        for (i, digit) in text.iter_mut().rev().enumerate() {
-            *digit = b"0123456789abcdef"[(value >> (4 * i)) as usize & 15];
-        }
+        let (time, chance) = text.split_at_mut(12);
+        write_hex(time, ms);
+        write_hex(chance, random.into());
         Self(text)
     }
 
@@ -41,6 +40,14 @@ impl Epoch {
 impl fmt::Debug for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// The last digits of `number`, as many as `text` has room for.
+fn write_hex(text: &mut [u8], mut number: u64) {
+    for digit in text.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[number as usize & 15];
+        number >>= 4;
     }
 }
 

@@ -19,16 +19,9 @@ const SHAPE: &[u8; 24] = b"0000-00-00T00:00:00.000Z";
 impl Timestamp {
     /// The time that `text` has: RFC 3339 in UTC with milliseconds, from 1970 on, as `protocol`
     /// writes it.
-    pub fn parse(text: &str) -> Option<Self> {
-        let bytes: &[u8; TIMESTAMP_BYTES] = text.as_bytes().try_into().ok()?;
-        // All at once, without an early end: each envelope has one.
-        let is_shaped = bytes.iter().zip(SHAPE).fold(true, |all, (&byte, shape)| {
-            all & match shape {
-                b'0' => byte.is_ascii_digit(),
-                mark => byte == *mark,
-            }
-        });
-        if !is_shaped {
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let bytes: &[u8; TIMESTAMP_BYTES] = text.try_into().ok()?;
+        if !has_shape(bytes) {
             return None;
         }
         let digit = |at: usize| u64::from(bytes[at] & 15);
@@ -57,6 +50,29 @@ impl Timestamp {
     }
 }
 
+/// Whether all digits and marks are where they belong; eight bytes at a time, for each envelope has
+/// such a text.
+fn has_shape(text: &[u8; TIMESTAMP_BYTES]) -> bool {
+    const TOPS: u64 = 0x8080_8080_8080_8080;
+    /// What makes the top bit of any byte above 9, and of none below.
+    const ABOVE_9: u64 = 0x7676_7676_7676_7676;
+    let words = |bytes: &[u8; TIMESTAMP_BYTES]| {
+        let (words, _) = bytes.as_chunks::<8>();
+        [0, 1, 2].map(|at| u64::from_le_bytes(words[at]))
+    };
+    let mut is_off = 0;
+    for (word, shape) in words(text).into_iter().zip(words(SHAPE)) {
+        // What a digit stands for, and 0 where a mark is as it should be.
+        let is = word ^ shape;
+        let marks = shape
+            .to_le_bytes()
+            .map(|b| if b == b'0' { 0 } else { 0xff });
+        is_off |= is & u64::from_le_bytes(marks);
+        is_off |= (is | is.wrapping_add(ABOVE_9)) & TOPS;
+    }
+    is_off == 0
+}
+
 /// One message accepted into a room, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
@@ -80,4 +96,48 @@ pub struct Publication {
     pub metadata: Option<Bytes>,
     /// When the home shard took it.
     pub sent_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (text, ms) in [
+            ("1970-01-01T00:00:00.000Z", Some(0)),
+            ("2023-11-14T22:13:20.123Z", Some(1_700_000_000_123)),
+            ("2024-02-29T23:59:59.999Z", Some(1_709_251_199_999)),
+            ("2023-02-29T00:00:00.000Z", None),
+            ("2023-13-01T00:00:00.000Z", None),
+            ("2023-00-01T00:00:00.000Z", None),
+            ("2023-01-01T24:00:00.000Z", None),
+            ("2023-01-01 00:00:00.000Z", None),
+            ("1969-12-31T00:00:00.000Z", None),
+            ("2023-01-01T00:00:00Z", None),
+            ("2023-01-01T00:00:0+.000Z", None),
+        ] {
+            assert_eq!(
+                Timestamp::parse(text.as_bytes()),
+                ms.map(Timestamp),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_time_has_digits_and_marks_where_they_belong_and_nowhere_else() {
+        let good = b"2023-11-14T22:13:20.123Z";
+        for at in 0..TIMESTAMP_BYTES {
+            for byte in 0..=u8::MAX {
+                let mut text = *good;
+                text[at] = byte;
+                let belongs = match SHAPE[at] {
+                    b'0' => byte.is_ascii_digit(),
+                    mark => byte == mark,
+                };
+                assert_eq!(has_shape(&text), belongs, "{byte} at {at}");
+            }
+        }
+    }
 }

@@ -55,6 +55,8 @@ pub(super) struct Core {
     pub(super) stats: Arc<Stats>,
     lines: Lines,
     effects: Vec<Effect>,
+    /// Empty; its room is used again.
+    performed: Vec<Effect>,
     buffer: Vec<u8>,
     clock: Clock,
     /// Whether the pump has something to do.
@@ -170,6 +172,7 @@ impl Core {
             lines: Lines::new(seed.id, seed.stats.instance_id.clone()),
             stats: seed.stats,
             effects: Vec::new(),
+            performed: Vec::new(),
             buffer: vec![0; READ_BYTES_MAX],
             clock,
             kicked: true,
@@ -332,7 +335,10 @@ impl Core {
             links.flush();
         }
         let mut more = self.carry();
-        let pause = self.flush_interval.saturating_sub(self.swept_at.elapsed());
+        let pause = match self.flush_interval {
+            Duration::ZERO => Duration::ZERO,
+            interval => interval.saturating_sub(self.swept_at.elapsed()),
+        };
         if pause.is_zero() {
             more |= self.shard.sweep(now, &mut self.sockets, &mut self.effects);
             if self.shard.is_timing() {
@@ -402,11 +408,15 @@ impl Core {
 
     /// Performs what the shard has asked for, until it asks for nothing more.
     fn perform(&mut self) {
+        let mut effects = std::mem::take(&mut self.performed);
         while !self.effects.is_empty() {
-            for effect in std::mem::take(&mut self.effects) {
+            std::mem::swap(&mut effects, &mut self.effects);
+            for effect in effects.drain(..) {
                 self.perform_one(effect);
             }
+            effects.shrink_to(EFFECTS_READY);
         }
+        self.performed = effects;
     }
 
     fn perform_one(&mut self, effect: Effect) {
@@ -514,6 +524,9 @@ impl Core {
 
     /// Sends the mail that waits. Returns whether some had to stay.
     fn carry(&mut self) -> bool {
+        if self.shards == 1 {
+            return false;
+        }
         for (to, letter) in std::mem::take(&mut self.returned) {
             if let Err(letter) = self.post.try_send(to, letter) {
                 self.returned.push((to, letter));
@@ -567,6 +580,8 @@ impl Core {
 /// wait for it: three instances on one core had a third more P99. Alone on its core it costs a
 /// system call that returns at once.
 const SENDS_BEFORE_YIELD: usize = 16;
+/// Effects for which there stays room.
+const EFFECTS_READY: usize = 1024;
 /// How long the last words to Redis may take, in ms.
 const BYE_MS: u64 = 50;
 /// How long after the window the last connections may take.

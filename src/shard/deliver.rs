@@ -32,18 +32,21 @@ impl Shard {
 
     /// Takes what has come of it, and passes on what the backplane asks for.
     pub(super) fn poll_backplane(&mut self) {
-        let (mut outcomes, mut asks) = (Vec::new(), Vec::new());
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        let mut asks = std::mem::take(&mut self.asks);
         loop {
             self.home.backplane.poll(&mut outcomes, &mut asks);
             self.effects.extend(asks.drain(..).map(Effect::Backplane));
             if outcomes.is_empty() {
-                return;
+                break;
             }
             // What is done about one may bring others.
             for outcome in outcomes.drain(..) {
                 self.on_outcome(outcome);
             }
+            outcomes.shrink_to(OUTCOMES_READY);
         }
+        (self.outcomes, self.asks) = (outcomes, asks);
     }
 
     fn on_outcome(&mut self, outcome: Outcome<Origin>) {
@@ -352,6 +355,9 @@ impl Shard {
         }
     }
 }
+
+/// Outcomes for which there stays room.
+const OUTCOMES_READY: usize = 1024;
 
 /// The bits of all shards but one.
 pub(super) fn others(own: ShardId, shards: u16) -> u64 {

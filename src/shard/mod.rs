@@ -68,7 +68,7 @@ use lanes::Lanes;
 
 use crate::access::Access;
 use crate::backplane::link::Link;
-use crate::backplane::{Backplane, Embedded, Partition, Remembered};
+use crate::backplane::{Ask, Backplane, Embedded, Outcome, Partition, Remembered};
 use crate::hub::{ConnIndex, Encoding, Hub, RoomKey};
 use crate::model::limits::{
     REMEMBERED_IDS_MAX, SHARD_CREDIT_BYTES, SHARD_CREDITS, SWEEP_SENDS_MAX,
@@ -115,6 +115,9 @@ pub struct Shard {
     outstanding: Vec<Outstanding>,
     home: Home,
     effects: Vec<Effect>,
+    /// Empty; their room is used again.
+    outcomes: Vec<Outcome<Origin>>,
+    asks: Vec<Ask>,
     scratch: Vec<u8>,
     /// Inflates what comes to `/ws`, for all connections.
     inflater: Inflater,
@@ -153,6 +156,8 @@ impl Shard {
             outstanding: vec![Outstanding::default(); usize::from(options.shards)],
             home: Home::new(backplane),
             effects: Vec::new(),
+            outcomes: Vec::new(),
+            asks: Vec::new(),
             scratch: Vec::new(),
             inflater: Inflater::default(),
             echoes: HashMap::new(),
@@ -383,6 +388,9 @@ impl Shard {
     }
 
     fn home_of(&self, room: &RoomName) -> ShardId {
+        if self.options.shards == 1 {
+            return 0;
+        }
         match self.options.keeping.partitions() {
             0 => room.home(usize::from(self.options.shards)) as ShardId,
             partitions => room.partition(partitions) % self.options.shards,

@@ -199,7 +199,9 @@ pub(super) fn read(namespace: &Uuid, entry: EntryId, fields: &[Value]) -> Result
             (None, Some(_)) => return Err(missing("epoch")),
         },
         created_at: match sent_at {
-            Some(text) => Timestamp::parse(text.as_str()).ok_or_else(|| odd("sent_at"))?,
+            Some(text) => {
+                Timestamp::parse(text.as_str().as_bytes()).ok_or_else(|| odd("sent_at"))?
+            }
             None => Timestamp(entry.ms),
         },
         room,

@@ -22,11 +22,10 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use self::texts::{
-    TIME_BYTES, depth, entry_of, id_of, leading_number, split_at_byte, time_of, whole_number,
-};
+use self::texts::{depth, entry_of, id_of, leading_number, split_at_byte, whole_number};
 use super::{Encode, Item, Place};
 use crate::model::limits::{ENVELOPE_BYTES_MAX, JSON_DEPTH_MAX, METADATA_BYTES_MAX};
+use crate::model::publication::TIMESTAMP_BYTES;
 use crate::model::{
     EntryId, Epoch, MessageId, Name, Publication, RoomName, Timestamp, name_is_valid,
 };
@@ -145,14 +144,10 @@ fn parse_own(text: &str) -> Option<Envelope<'_>> {
     let (entry, rest) = split_at_byte(rest, b'"')?;
     let rest = rest.strip_prefix(r#","payload":"#)?;
     let payload = rest.strip_suffix('}')?;
-    let ends_as_ours = payload
-        .strip_suffix(r#""}"#)
-        .and_then(|rest| rest.split_at_checked(rest.len().checked_sub(TIME_BYTES)?))
-        .is_some_and(|(rest, time)| rest.ends_with(r#","sent_at":""#) && time_of(time).is_some());
     if instance_id.contains('\\')
         || !name_is_valid(instance_id)
         || !payload.starts_with(r#"{"type":"message","room":"#)
-        || !ends_as_ours
+        || sent_at(payload.as_bytes()).is_none()
     {
         return None;
     }
@@ -222,9 +217,8 @@ pub fn frame_of(payload: &str) -> Option<FrameHead> {
 /// When a `message` frame was sent, if it ends as `protocol` writes it.
 pub fn sent_at(payload: &[u8]) -> Option<Timestamp> {
     let rest = payload.strip_suffix(br#""}"#)?;
-    let (rest, time) = rest.split_at_checked(rest.len().checked_sub(TIME_BYTES)?)?;
-    let is_it = rest.ends_with(br#","sent_at":""#);
-    time_of(std::str::from_utf8(time).ok().filter(|_| is_it)?)
+    let (rest, time) = rest.split_at_checked(rest.len().checked_sub(TIMESTAMP_BYTES)?)?;
+    Timestamp::parse(time).filter(|_| rest.ends_with(br#","sent_at":""#))
 }
 
 /// Reads a frame as `protocol` writes it, if its room needs no escapes.
@@ -370,7 +364,7 @@ pub fn entry(
         username,
         payload: fields.json("payload")?,
         metadata,
-        sent_at: fields.read("sent_at", time_of)?,
+        sent_at: fields.read("sent_at", |text| Timestamp::parse(text.as_bytes()))?,
     };
     let mut json = Vec::new();
     encode(&mut json, &publication);

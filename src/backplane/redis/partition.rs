@@ -63,7 +63,7 @@ use super::script::publish::Caller;
 use super::spool::{ProducerId, SpoolState};
 use super::wire::{Heard, Wire};
 use crate::backplane::link::{Link, LinkEvent};
-use crate::backplane::{Ask, Encode, Moment, Origin, Outcome, Preview, Publish, Users};
+use crate::backplane::{Ask, Encode, Moment, Origin, Outcome, Preview, Publish, Users, give};
 use crate::model::limits::PASSING_BYTES_MAX;
 use crate::model::{EntryId, Epoch, ErrorCode, Name, RoomName};
 use crate::resp::{Cause, Login, push_command};
@@ -157,7 +157,9 @@ pub struct Partition<T> {
     ready_bytes: usize,
     outcomes: Vec<Outcome<T>>,
     asks: Vec<Ask>,
-    /// Empty; its room is used again for each envelope.
+    /// Empty; their room is used again for each read, and for each envelope.
+    answers: Vec<Heard<Question>>,
+    messages: Vec<Heard<()>>,
     ordered: Vec<Ordered>,
     counters: PartitionCounters,
 }
@@ -260,6 +262,8 @@ impl<T: Origin> Partition<T> {
             ready_bytes: 0,
             outcomes: Vec::new(),
             asks: Vec::new(),
+            answers: Vec::new(),
+            messages: Vec::new(),
             ordered: Vec::new(),
             counters: PartitionCounters::default(),
             settings,
@@ -474,11 +478,13 @@ impl<T: Origin> Partition<T> {
 
     /// Whether [`Partition::drive`] has something to let out or to send.
     pub(in crate::backplane) fn is_waiting(&self) -> bool {
-        let has_call = |publisher: &Publisher<Whose<T>>| publisher.has_call();
+        !self.ready.is_empty() || (self.has_call() && self.can_publish())
+    }
+
+    /// Whether something is published that no call has taken yet.
+    fn has_call(&self) -> bool {
         let earlier = self.earlier.as_ref();
-        let calls = has_call(&self.publisher)
-            || earlier.is_some_and(|earlier| has_call(&earlier.publisher));
-        !self.ready.is_empty() || (self.can_publish() && calls)
+        self.publisher.has_call() || earlier.is_some_and(|earlier| earlier.publisher.has_call())
     }
 
     /// Whether the subscriber is to be read.
@@ -492,24 +498,28 @@ impl<T: Origin> Partition<T> {
         let mut links = Vec::new();
         match event.id().link {
             Link::Commands => {
-                let mut heard = Vec::new();
+                let mut heard = std::mem::take(&mut self.answers);
                 self.commands
                     .on_event(moment.ms, event, &mut heard, &mut links);
-                for heard in heard {
+                for heard in heard.drain(..) {
                     if self.commands.is_up() || matches!(heard, Heard::Broken { .. }) {
                         self.on_commands(moment, heard);
                     }
                 }
+                heard.shrink_to(HEARD_READY);
+                self.answers = heard;
             }
             Link::Subscriber => {
-                let mut heard = Vec::new();
+                let mut heard = std::mem::take(&mut self.messages);
                 self.subscriber
                     .on_event(moment.ms, event, &mut heard, &mut links);
-                for heard in heard {
+                for heard in heard.drain(..) {
                     if self.subscriber.is_up() || matches!(heard, Heard::Broken { .. }) {
                         self.on_subscriber(moment, heard);
                     }
                 }
+                heard.shrink_to(HEARD_READY);
+                self.messages = heard;
             }
         }
         self.asks.extend(links.into_iter().map(Ask::Link));
@@ -545,8 +555,8 @@ impl<T: Origin> Partition<T> {
         asks: &mut Vec<Ask>,
     ) {
         self.go_on_with_resumes();
-        outcomes.append(&mut self.outcomes);
-        asks.append(&mut self.asks);
+        give(&mut self.outcomes, outcomes);
+        give(&mut self.asks, asks);
     }
 
     /// How it stands.
@@ -621,6 +631,9 @@ impl<T: Origin> Partition<T> {
         self.keep.sha(script)
     }
 }
+
+/// Of what one read brings, for so many there stays room.
+const HEARD_READY: usize = 1024;
 
 fn preview(outgoing: &Outgoing) -> Preview {
     Preview {

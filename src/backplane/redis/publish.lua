@@ -46,35 +46,45 @@ local function why(failed)
   return (failed.err:gsub('^%-', ''):gsub('%s+$', ''))
 end
 
+-- The time in ms, read when it is first asked for: as a rule it isn't.
+local now
+local function clock()
+  if not now then
+    local time = redis.call('TIME')
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return now
+end
+
 -- 1. Read.
 
-local fields = {'epoch', 'seq', 'p:' .. producer}
-local field_of, given = {}, {}
+local fields, offsets, rooms, given = {'epoch', 'seq', 'p:' .. producer}, {}, {}, nil
 for at = HEADER + 1, #ARGV, FIELDS do
   local room = ARGV[at]
-  if not field_of[room] then
-    fields[#fields + 1] = 'o:' .. room
-    field_of[room] = #fields
+  if not offsets[room] then
+    offsets[room] = 0
+    rooms[#rooms + 1] = room
+    fields[#rooms + 3] = 'o:' .. room
   end
-  if ARGV[at + 6] == '1' then given[#given + 1] = room .. '\0' .. ARGV[at + 5] end
+  if ARGV[at + 6] == '1' then
+    given = given or {}
+    given[#given + 1] = room .. '\0' .. ARGV[at + 5]
+  end
 end
-local ids_field = #fields + 1
-if given[1] then
+local ids_field = #rooms + 4
+if given then
   fields[ids_field], fields[ids_field + 1] = 'ids', 'ids_at'
 end
 local known = pcall('HMGET', state, unpack(fields))
 if known.err then return known end
 
-local offsets = {}
-for room, field in pairs(field_of) do offsets[room] = count(known[field]) end
+for i, room in ipairs(rooms) do offsets[room] = count(known[i + 3]) end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local remembered, generation, generation_at, generation_len = {}, 0, now, 0
-if given[1] then
+local remembered, generation, generation_at, generation_len
+if given then
+  remembered = {}
   generation = known[ids_field] == '1' and 1 or 0
-  generation_at = tonumber(known[ids_field + 1]) or now
+  generation_at = tonumber(known[ids_field + 1]) or clock()
   for key = 3, 4 do
     local found = pcall('HMGET', KEYS[key], unpack(given))
     if found.err then return found end
@@ -86,7 +96,7 @@ if given[1] then
 end
 
 -- The producers of the last day, read only when this one is new to the state.
-local producers, forgotten = nil, {}
+local producers, forgotten
 if not known[3] then
   local list = pcall('HGET', state, 'producers')
   if type(list) == 'table' then return list end
@@ -111,9 +121,9 @@ if not known[3] then
       return at[a] < at[b]
     end)
   end
-  producers = {}
+  producers, forgotten = {}, {}
   for _, name in ipairs(names) do
-    if now - at[name] > PRODUCER_SILENT_MS or excess > 0 then
+    if clock() - at[name] > PRODUCER_SILENT_MS or excess > 0 then
       forgotten[#forgotten + 1] = 'p:' .. name
       excess = excess - 1
     else
@@ -131,24 +141,27 @@ local last = known[3] and count(known[3]:match('^%d+')) or 0
 local next_number = math.max(last, base - 1) + 1
 local last_before = next_number - 1
 
-local reply = {epoch, 0, 'ok', '', ''}
-local entries, envelopes, changed, new_ids = {}, {}, {}, {}
-for i = 0, messages - 1 do
-  local number, at = first + i, HEADER + i * FIELDS
+-- Room for one result from the start: most calls have one message.
+local reply = {epoch, 0, 'ok', '', '', 0}
+local results, stored, entries, envelopes, changed, new_ids = 5, 0, {}, {}, {}, nil
+for number = first, first + messages - 1 do
+  local at = HEADER + (number - first) * FIELDS
+  local result
   if number > next_number then
     reply[3] = 'behind'
     break
   elseif number < next_number then
-    reply[#reply + 1] = 0
+    result = 0
   else
     local room, id, is_given = ARGV[at + 1], ARGV[at + 6], ARGV[at + 7] == '1'
     local key = is_given and room .. '\0' .. id
     local repeated = is_given and remembered[key]
     if repeated then
-      reply[#reply + 1] = -repeated
+      result = -repeated
     else
       local payload, metadata, sent_at = ARGV[at + 4], ARGV[at + 5], ARGV[at + 8]
-      local offset_text, seq_text = digits(offsets[room] + 1), digits(seq + 1)
+      result = offsets[room] + 1
+      local offset_text, seq_text = digits(result), digits(seq + 1)
       local entry = pcall('XADD', stream, '*', 'room_name', room, 'user_id', ARGV[at + 2],
         'username', ARGV[at + 3], 'payload', payload, 'metadata', metadata, 'id', id,
         'epoch', epoch, 'offset', offset_text, 'seq', seq_text, 'sent_at', sent_at,
@@ -158,25 +171,28 @@ for i = 0, messages - 1 do
         break
       end
       if metadata ~= '' then metadata = ',"metadata":' .. metadata end
-      envelopes[#envelopes + 1] = '{"instance_id":' .. instance_json .. ',"epoch":"' .. epoch
+      stored = stored + 1
+      envelopes[stored] = '{"instance_id":' .. instance_json .. ',"epoch":"' .. epoch
         .. '","seq":' .. seq_text .. ',"entry":"' .. entry .. '","payload":' .. ARGV[at + 9]
         .. offset_text .. ARGV[at + 10] .. payload .. metadata .. ',"sent_at":"' .. sent_at
         .. '"}}'
-      entries[#entries + 1] = entry
+      entries[stored] = entry
       seq = seq + 1
-      offsets[room] = offsets[room] + 1
-      changed[room] = offset_text
-      reply[#reply + 1] = offsets[room]
+      offsets[room], changed[room] = result, offset_text
       if is_given then
-        remembered[key] = offsets[room]
+        remembered[key] = result
+        new_ids = new_ids or {}
         new_ids[#new_ids + 1] = key
         new_ids[#new_ids + 1] = offset_text
       end
     end
     next_number = next_number + 1
   end
+  results = results + 1
+  reply[results] = result
 end
-reply[2], reply[5] = seq, entries[#entries] or ''
+if results == 5 then reply[6] = nil end
+reply[2], reply[5] = seq, entries[stored] or ''
 
 -- 3. Make it count.
 
@@ -184,24 +200,34 @@ local taken = next_number - 1 > last_before
 if not taken and (known[1] or reply[3] == 'error') then
   return known[1] and reply or {err = reply[4]}
 end
-local written = {'seq', digits(seq)}
-local function write(field, value)
-  written[#written + 1] = field
-  written[#written + 1] = value
+local written, rotates = {'seq', digits(seq)}, false
+if not known[1] then
+  written[3], written[4] = 'epoch', epoch
 end
-local rotates = false
-if not known[1] then write('epoch', epoch) end
 if taken then
-  write('p:' .. producer, digits(next_number - 1) .. ' ' .. digits(now))
-  if producers then write('producers', table.concat(producers, ' ')) end
-  for room, offset in pairs(changed) do write('o:' .. room, offset) end
-  if new_ids[1] then
-    rotates = math.abs(now - generation_at) > window
+  -- The entry's id has the time.
+  local at = stored > 0 and entries[stored]:match('^%d+') or digits(clock())
+  local n = #written
+  written[n + 1], written[n + 2] = fields[3], digits(next_number - 1) .. ' ' .. at
+  n = n + 2
+  if producers then
+    written[n + 1], written[n + 2] = 'producers', table.concat(producers, ' ')
+    n = n + 2
+  end
+  for i, room in ipairs(rooms) do
+    local offset = changed[room]
+    if offset then
+      written[n + 1], written[n + 2] = fields[i + 3], offset
+      n = n + 2
+    end
+  end
+  if new_ids then
+    rotates = math.abs(clock() - generation_at) > window
       or generation_len + #new_ids / 2 > ids_max
     if rotates then generation, generation_at = 1 - generation, now end
     if rotates or not known[ids_field + 1] then
-      write('ids', generation)
-      write('ids_at', digits(generation_at))
+      written[n + 1], written[n + 2] = 'ids', generation
+      written[n + 3], written[n + 4] = 'ids_at', digits(generation_at)
     end
   end
 end
@@ -217,14 +243,14 @@ local function warn(result)
   if type(result) == 'table' and result.err and reply[4] == '' then reply[4] = why(result) end
   return type(result) == 'table' and result.err
 end
-for _, envelope in ipairs(envelopes) do
-  if warn(pcall('PUBLISH', channel, envelope)) then break end
+for i = 1, stored do
+  if warn(pcall('PUBLISH', channel, envelopes[i])) then break end
 end
-if new_ids[1] then
+if new_ids then
   local key = KEYS[3 + generation]
   if rotates then warn(pcall('UNLINK', key)) end
   warn(pcall('HSET', key, unpack(new_ids)))
   warn(pcall('PEXPIRE', key, digits(2 * window)))
 end
-if taken and forgotten[1] then warn(pcall('HDEL', state, unpack(forgotten))) end
+if taken and forgotten and forgotten[1] then warn(pcall('HDEL', state, unpack(forgotten))) end
 return reply

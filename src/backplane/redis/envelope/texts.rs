@@ -2,7 +2,7 @@
 //!
 //! Each is read in the one form that we write, so that what is read is what was written.
 
-use crate::model::{EntryId, MessageId, Timestamp};
+use crate::model::{EntryId, MessageId};
 
 /// How many brackets of a JSON text stand within each other at most.
 pub(super) fn depth(json: &str) -> usize {
@@ -64,12 +64,4 @@ pub(super) fn entry_of(text: &str) -> Option<EntryId> {
 pub(super) fn id_of(text: &str) -> Option<MessageId> {
     let id = (text.len() == uuid::fmt::Hyphenated::LENGTH).then_some(text)?;
     MessageId::try_parse(id).ok()
-}
-
-/// Bytes of a time.
-pub(super) const TIME_BYTES: usize = "0000-00-00T00:00:00.000Z".len();
-
-/// [`Timestamp::parse`].
-pub(super) fn time_of(text: &str) -> Option<Timestamp> {
-    Timestamp::parse(text)
 }

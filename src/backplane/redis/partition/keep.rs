@@ -223,7 +223,10 @@ impl<T: Origin> Partition<T> {
     }
 
     pub(super) fn send_publishes(&mut self, moment: &mut Moment<'_>) {
-        let (true, Some(sha)) = (self.can_publish(), self.script(Script::Publish)) else {
+        if !self.has_call() || !self.can_publish() {
+            return;
+        }
+        let Some(sha) = self.script(Script::Publish) else {
             return;
         };
         let candidate = self.candidate(moment);
@@ -236,7 +239,6 @@ impl<T: Origin> Partition<T> {
                 let producer = hex(id);
                 let messages = next.messages().cloned().map(publication);
                 let messages: Vec<Publication> = messages.collect();
-                let messages: Vec<&Publication> = messages.iter().collect();
                 let question = Question::Publish {
                     producer: id,
                     call: next.call,
@@ -450,6 +452,14 @@ impl<T: Origin> Partition<T> {
 
     /// Says what is known, and has it checked.
     fn greet(&mut self, moment: &mut Moment<'_>) {
+        if self.keep.greeted || self.keep.hello_asked || self.keep.hello_at_ms > moment.ms {
+            return;
+        }
+        let subscribed = self.subscription.subscribed();
+        let ready = self.keep.is_loaded() && self.keep.holding == Holding::Held;
+        if !(subscribed.is_some() && ready) {
+            return;
+        }
         let of_doubt = self.order.is_in_doubt();
         let known = match of_doubt {
             true => self.place(),
@@ -463,12 +473,6 @@ impl<T: Origin> Partition<T> {
             },
             false => known,
         });
-        let subscribed = self.subscription.subscribed();
-        let ready = self.keep.is_loaded() && self.keep.holding == Holding::Held;
-        let due = !self.keep.greeted && !self.keep.hello_asked;
-        if !(subscribed.is_some() && ready && due && self.keep.hello_at_ms <= moment.ms) {
-            return;
-        }
         let Some(sha) = self.script(Script::Hello) else {
             return;
         };

@@ -45,7 +45,7 @@ pub struct Call<'a> {
     /// The number of the first message. At least `base`; from 1.
     pub first_number: u64,
     /// One to [`SCRIPT_MESSAGES_MAX`]. Their epochs and offsets don't matter.
-    pub messages: &'a [&'a Publication],
+    pub messages: &'a [Publication],
 }
 
 impl Caller {
@@ -69,7 +69,7 @@ impl Caller {
             state, stream, ids, ..
         } = &self.names;
         let keys = [&**state, &**stream, &*ids[0], &*ids[1]];
-        let bytes = |message: &&Publication| {
+        let bytes = |message: &Publication| {
             let metadata = message.metadata.as_ref().map_or(0, Bytes::len);
             MESSAGE_BYTES + message.payload.len() + metadata
         };

@@ -1,6 +1,8 @@
 //! The scripts on a real Redis: frames byte for byte, what remains when a command is refused,
 //! large states.
 
+use std::slice::from_ref;
+
 use super::real::{Connection, RealRedis};
 use super::values::Parsed;
 use super::*;
@@ -55,7 +57,7 @@ fn publication(room: &str, id: u128, payload: &str) -> Publication {
     }
 }
 
-fn publish(redis: &mut Connection, sha: &str, first: u64, messages: &[&Publication]) -> Parsed {
+fn publish(redis: &mut Connection, sha: &str, first: u64, messages: &[Publication]) -> Parsed {
     let caller = Caller::new(Names::new("g", 0, 1), "in\"st", 600_000, event::message);
     let call = Call {
         producer: "p",
@@ -87,7 +89,7 @@ fn frames_are_those_that_rust_writes() {
         for (j, payload) in payloads.into_iter().enumerate() {
             number += 1;
             let mut message = publication(room, number.into(), payload);
-            let reply = list(publish(&mut redis, &sha, number, &[&message]));
+            let reply = list(publish(&mut redis, &sha, number, from_ref(&message)));
             assert_eq!(reply[5], Parsed::Line(':', (j + 1).to_string()));
             message.offset = j as u64 + 1;
             let mut frame = vec![];
@@ -143,7 +145,7 @@ fn a_refused_command_leaves_it_whole() {
         };
         let before = length(&mut admin);
         let messages = [number, number + 1].map(|n| publication("r", n.into(), "1"));
-        let reply = publish(&mut bob, &sha, number, &[&messages[0], &messages[1]]);
+        let reply = publish(&mut bob, &sha, number, &messages[..2]);
         number += 2;
         let after = length(&mut admin);
         assert_eq!(
@@ -225,7 +227,7 @@ fn producers_that_are_too_many_or_silent_are_forgotten() {
     let server = RealRedis::start();
     let mut redis = server.connect();
     let sha = load(&mut redis, Script::Publish);
-    publish(&mut redis, &sha, 1, &[&publication("r", 1, "1")]);
+    publish(&mut redis, &sha, 1, &[publication("r", 1, "1")]);
     let now = 9_000_000_000_000_u64;
     let names: Vec<_> = (0..999).map(|i| format!("x{i}")).collect();
     for (i, name) in names.iter().enumerate() {
@@ -250,7 +252,7 @@ fn producers_that_are_too_many_or_silent_are_forgotten() {
     redis.send(&set);
     redis.read();
     ask(&mut redis, "HDEL g:state p:p");
-    publish(&mut redis, &sha, 2, &[&publication("r", 2, "1")]);
+    publish(&mut redis, &sha, 2, &[publication("r", 2, "1")]);
     let producers = bulk(&ask(&mut redis, "HGET g:state producers"));
     let producers: Vec<_> = producers.split(' ').collect();
     assert!(producers.len() == 999 && !producers.contains(&"x7") && producers.contains(&"p"));
@@ -278,7 +280,7 @@ fn producers_that_are_too_many_or_silent_are_forgotten() {
         redis.send(&set);
         redis.read();
     }
-    publish(&mut redis, &sha, 3, &[&publication("r", 3, "1")]);
+    publish(&mut redis, &sha, 3, &[publication("r", 3, "1")]);
     let producers = bulk(&ask(&mut redis, "HGET g:state producers"));
     let producers: Vec<_> = producers.split(' ').collect();
     assert!(

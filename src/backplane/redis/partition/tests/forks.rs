@@ -36,7 +36,6 @@ impl Stage {
         };
         let first_number = u64::from(*numbers.start());
         let messages: Vec<_> = numbers.map(publication).collect();
-        let messages: Vec<_> = messages.iter().collect();
         let caller = Caller::new(self.partition.names.clone(), "other", 600_000, message);
         let sha = self
             .partition

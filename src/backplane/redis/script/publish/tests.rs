@@ -103,7 +103,7 @@ fn a_call_is_one_command() {
         producer: "p",
         base: 3,
         first_number: 4,
-        messages: &[&message],
+        messages: std::slice::from_ref(&message),
     };
     let mut out = vec![];
     caller.push(&mut out, b"sha", Epoch::new(1, 0), &call);
