@@ -61,8 +61,8 @@ pub(super) struct Keep {
     hello_at_ms: u64,
     /// Since when there is a commands link, and no greeting.
     ungreeted_since_ms: Option<u64>,
-    /// What is known is there, and more that contradicts it: the epoch is to end.
-    ends_epoch: bool,
+    /// What was acked is contradicted, or what is known is, and it is there: the epoch is to end.
+    pub(super) ends_epoch: bool,
     /// The last one that was connected was a replica.
     was_replica: bool,
     /// Why there was no subscription the last time.
@@ -117,9 +117,10 @@ impl Keep {
         self.acked.map(|place| place.epoch)
     }
 
-    /// Whether that can't be the last place behind what was acked before, by the same link.
-    pub(super) fn contradicts(&self, place: Place) -> bool {
-        let is_less = |acked: Place| acked.epoch == place.epoch && place.seq < acked.seq;
+    /// Whether a call can't have found so little, or end there, behind what was acked before: the
+    /// replies of a link come in the order of its calls.
+    pub(super) fn contradicts(&self, found: u64, place: Place) -> bool {
+        let is_less = |acked: Place| acked.epoch == place.epoch && found < acked.seq;
         self.acked
             .is_some_and(|acked| is_less(acked) || contradict(acked, place))
     }
@@ -486,6 +487,7 @@ impl<T: Origin> Partition<T> {
         let question = Question::Hello {
             behind: subscribed,
             of_doubt,
+            ends_epoch: self.keep.ends_epoch,
         };
         let out = self.commands.ask(moment.ms, question);
         hello.push(out, &sha, &self.names);

@@ -49,6 +49,8 @@ pub(super) enum Question {
         behind: Option<Subscribed>,
         /// Whether the order is in doubt.
         of_doubt: bool,
+        /// Whether the epoch is to end, whatever is there.
+        ends_epoch: bool,
     },
     /// To store a call's messages.
     Publish {
@@ -177,8 +179,12 @@ impl<T: Origin> Partition<T> {
             Question::Lease { is_probe } => self.on_lease(moment, is_probe, value),
             Question::Probe => self.on_probe(moment, value),
             Question::Replicas { is_probe } => self.on_replicas(moment, is_probe, value),
-            Question::Hello { behind, of_doubt } => {
-                self.on_hello(moment, behind, of_doubt, value);
+            Question::Hello {
+                behind,
+                of_doubt,
+                ends_epoch,
+            } => {
+                self.on_hello(moment, behind, (of_doubt, ends_epoch), value);
             }
             Question::Publish {
                 producer,
@@ -315,7 +321,7 @@ impl<T: Origin> Partition<T> {
         &mut self,
         moment: &mut Moment<'_>,
         behind: Option<Subscribed>,
-        of_doubt: bool,
+        (of_doubt, ends_epoch): (bool, bool),
         value: Value,
     ) {
         let reply = match HelloReply::decode(value) {
@@ -331,7 +337,9 @@ impl<T: Origin> Partition<T> {
             self.greet_again(moment.ms);
             return;
         }
-        if reply.made == Made::Kept && self.order.is_in_doubt() && !of_doubt {
+        let is_before_doubt = self.order.is_in_doubt() && !of_doubt;
+        let is_before_end = self.keep.ends_epoch && !ends_epoch;
+        if reply.made == Made::Kept && (is_before_doubt || is_before_end) {
             // It was asked before the doubt.
             self.greet_again(moment.ms);
             return;
@@ -405,7 +413,13 @@ impl<T: Origin> Partition<T> {
             self.warn_once(&warning);
         }
         self.saw_epoch(reply.epoch);
-        self.on_stored(moment, reply.epoch, reply.seq, reply.entry);
+        let stored = reply.results.iter().filter(|&&result| result > 0).count() as u64;
+        let place = Place {
+            epoch: reply.epoch,
+            seq: reply.seq,
+            entry: reply.entry.unwrap_or_default(),
+        };
+        self.on_stored(moment, reply.seq.saturating_sub(stored), place);
         let answered = Withheld::new(producer, call, status, reply);
         if self.replicas.are_needed() {
             self.replicas.withhold(answered);
@@ -414,20 +428,13 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    /// So much is stored behind a call, the last message of it there. If that can't be, for what
-    /// was delivered or acked before, Redis has lost that.
-    fn on_stored(
-        &mut self,
-        moment: &mut Moment<'_>,
-        epoch: Epoch,
-        seq: u64,
-        entry: Option<EntryId>,
-    ) {
-        let entry = entry.unwrap_or_default();
-        let place = Place { epoch, seq, entry };
+    /// A call found so much, and its last message is stored there. If that can't be, for what was
+    /// delivered or acked before, Redis has lost that. Of what was acked it is certain, and is not
+    /// asked: by then the last one acked is of the other line, and would be found.
+    fn on_stored(&mut self, moment: &mut Moment<'_>, found: u64, place: Place) {
         self.order.on_stored(place);
-        if self.keep.contradicts(place) {
-            self.greet_again(moment.ms);
+        if self.keep.contradicts(found, place) {
+            self.end_epoch(moment.ms);
         }
     }
 

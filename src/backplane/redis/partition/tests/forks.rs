@@ -118,6 +118,27 @@ fn an_ack_with_a_number_that_was_acked_before_begins_a_new_epoch() {
     assert_eq!(stage.told(), ["ack 4 at 3", "epoch"], "where 3 was");
 }
 
+/// RINGCAST_SIM_SEED=36678 of the simulator: by the time it was greeted, what was acked last was of
+/// the other line. Here the one call stores both, and its end contradicts nothing.
+#[test]
+fn a_call_that_gives_the_number_of_an_acked_one_and_the_next_begins_a_new_epoch() {
+    let (mut stage, _) = Stage::of_two();
+    let of_two = stage.fake.snapshot();
+    stage.held = Some(Link::Subscriber);
+    stage.publish(3);
+    stage.pass(100);
+    assert_eq!(stage.told(), ["ack 3 at 3"]);
+    let (_, channel) = stage.conn(Link::Subscriber);
+    assert!(!stage.fake.take(channel).is_empty(), "it is lost");
+    stage.ms += 1;
+    stage.fake.set_now(WALL_MS + stage.ms);
+    stage.fake.replace(&of_two);
+    stage.publish(4);
+    stage.publish(5);
+    stage.pump();
+    assert_eq!(stage.told(), ["ack 4 at 3", "ack 5 at 4", "epoch"]);
+}
+
 /// RINGCAST_SIM_SEED=2614 of the simulator: what was acked was lost, and nobody was told. The next
 /// call is behind it by its numbers; when it has come again, others have given as many anew.
 #[test]
