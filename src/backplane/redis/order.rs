@@ -131,6 +131,8 @@ pub struct Order {
     lost_before_repair: Option<u64>,
     /// The entry of `current` is another one's about there: its own was never seen.
     is_entry_inexact: bool,
+    /// The last one whose own entry was seen; behind it there may be holes.
+    exact: Option<Place>,
     /// It is not known whether what comes is of the line that was passed on, and why.
     doubt: Option<Doubt>,
     /// The last entry known, once a greeting has said that it was rightly missing.
@@ -149,6 +151,7 @@ impl Order {
     /// passed on, as far as it goes.
     pub fn start(&mut self, epoch: Epoch, seq: u64, entry: EntryId, out: &mut Vec<Ordered>) {
         self.current = Some(Place { epoch, seq, entry });
+        self.exact = self.current;
         (self.is_entry_inexact, self.doubt, self.is_line_over) = (false, None, false);
         self.forget_repair();
         self.known = None;
@@ -456,7 +459,7 @@ impl Order {
     fn pass(&mut self, item: Item, out: &mut Vec<Ordered>) {
         debug_assert!(self.is_beyond(key_of(&item)), "none twice, none late");
         self.advance(item.place.epoch, item.place.seq, out);
-        self.current = Some(item.place);
+        (self.current, self.exact) = (Some(item.place), Some(item.place));
         self.is_entry_inexact = false;
         out.push(Ordered::Item(item));
     }

@@ -44,10 +44,7 @@ impl Order {
 
     /// A reply says that so much is stored.
     pub fn on_stored(&mut self, place: Place) {
-        if self
-            .passed()
-            .is_some_and(|passed| contradict(passed, place))
-        {
+        if self.exact.is_some_and(|exact| contradict(exact, place)) {
             self.begin_doubt(Doubt::Contradicted);
         }
     }
@@ -73,13 +70,13 @@ impl Order {
 
     /// Whether an item is not of the line that was passed on; if that is new, it is a doubt.
     pub(super) fn is_of_another_line(&mut self, item: &Item) -> bool {
-        let Some(passed) = self.passed() else {
+        let (Some(current), Some(exact)) = (self.current, self.exact) else {
             return false;
         };
-        if item.place.epoch == passed.epoch && self.is_line_over {
+        if item.place.epoch == current.epoch && self.is_line_over {
             return true;
         }
-        let is_fork = contradict(passed, item.place);
+        let is_fork = contradict(exact, item.place);
         if is_fork {
             self.gaps.forked += 1;
             self.begin_doubt(Doubt::Contradicted);

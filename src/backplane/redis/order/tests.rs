@@ -471,6 +471,32 @@ proptest! {
     }
 }
 
+/// 3 was passed on, 4 is a hole, as all was trimmed: the entry of the last one known was never seen.
+#[test]
+fn a_number_given_twice_before_a_hole_is_a_doubt() {
+    let mut world = World::new(0, true);
+    for step in [
+        Step::Publish { count: 1, fate: 0 },
+        Step::Resubscribe,
+        Step::Fork {
+            count: 2,
+            published: 3,
+        },
+        Step::Trim(5),
+        Step::Ask,
+        Step::Execute { at_most: 2 },
+        Step::Answer { fails: false },
+        Step::Publish { count: 2, fate: 0 },
+    ] {
+        world.step(&step);
+    }
+    assert_eq!(world.last, (epoch(1), 4));
+    world.step(&Step::Deliver { index: 0, count: 9 });
+    assert!(world.order.is_in_doubt());
+    world.rest();
+    assert_eq!(world.last, (epoch(2), 0));
+}
+
 /// An order that has passed on 1 to `seq` of epoch 1.
 fn started(seq: u64) -> Order {
     let mut order = Order::new();
