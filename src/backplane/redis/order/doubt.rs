@@ -44,7 +44,7 @@ impl Order {
 
     /// A reply says that so much is stored.
     pub fn on_stored(&mut self, place: Place) {
-        if self.exact.is_some_and(|exact| contradict(exact, place)) {
+        if self.contradicts(place) {
             self.begin_doubt(Doubt::Contradicted);
         }
     }
@@ -70,18 +70,24 @@ impl Order {
 
     /// Whether an item is not of the line that was passed on; if that is new, it is a doubt.
     pub(super) fn is_of_another_line(&mut self, item: &Item) -> bool {
-        let (Some(current), Some(exact)) = (self.current, self.exact) else {
-            return false;
-        };
-        if item.place.epoch == current.epoch && self.is_line_over {
+        let is_of_epoch = |current: Place| current.epoch == item.place.epoch;
+        if self.current.is_some_and(is_of_epoch) && self.is_line_over {
             return true;
         }
-        let is_fork = contradict(exact, item.place);
+        let is_fork = self.contradicts(item.place);
         if is_fork {
             self.gaps.forked += 1;
             self.begin_doubt(Doubt::Contradicted);
         }
         is_fork
+    }
+
+    /// Whether that can't be of one line with the last one whose own entry was seen. Of an epoch
+    /// that is over nothing is asked any more.
+    fn contradicts(&self, place: Place) -> bool {
+        let is_of_epoch = |current: Place| current.epoch == place.epoch;
+        self.current.is_some_and(is_of_epoch)
+            && self.exact.is_some_and(|exact| contradict(exact, place))
     }
 
     /// Whether a page that was to begin with the last entry known does not, and is of its epoch:

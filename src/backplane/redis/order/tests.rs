@@ -471,7 +471,7 @@ proptest! {
     }
 }
 
-/// 3 was passed on, 4 is a hole, as all was trimmed: the entry of the last one known was never seen.
+/// 3 was passed on, 4 is a hole, as all was trimmed: the entry of the last one was never seen.
 #[test]
 fn a_number_given_twice_before_a_hole_is_a_doubt() {
     let mut world = World::new(0, true);
@@ -522,6 +522,22 @@ fn seqs(out: &mut Vec<Ordered>) -> Vec<String> {
         } => format!("lost {from_seq}-{to_seq}"),
     };
     out.drain(..).map(text).collect()
+}
+
+#[test]
+fn of_an_epoch_that_is_over_nothing_is_a_doubt() {
+    let (mut order, mut out) = (started(5), vec![]);
+    order.on_resubscribed(epoch(2), 0);
+    order.poll_read(0).unwrap();
+    order.on_page(page([plain(1, 5)]), &mut out);
+    assert_eq!(seqs(&mut out), ["epoch"]);
+    // Late, and by its number and its entry not of the line that was passed on.
+    let late = item(epoch(1), 7, plain(1, 3).place.entry);
+    order.on_live(late.clone(), &mut out);
+    order.on_stored(late.place);
+    assert!(!order.is_in_doubt());
+    order.on_live(plain(2, 1), &mut out);
+    assert_eq!(seqs(&mut out), ["1"]);
 }
 
 #[test]
