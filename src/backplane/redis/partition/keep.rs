@@ -61,8 +61,9 @@ pub(super) struct Keep {
     hello_at_ms: u64,
     /// Since when there is a commands link, and no greeting.
     ungreeted_since_ms: Option<u64>,
-    /// What was acked is contradicted, or what is known is, and it is there: the epoch is to end.
-    pub(super) ends_epoch: bool,
+    /// Of this epoch what was acked is contradicted, or what is known is, and it is there: it is to
+    /// end. Remembered until that was asked for, over connections too.
+    pub(super) ends_epoch: Option<Epoch>,
     /// The last one that was connected was a replica.
     was_replica: bool,
     /// Why there was no subscription the last time.
@@ -95,7 +96,7 @@ impl Keep {
             hello_asked: false,
             hello_at_ms: 0,
             ungreeted_since_ms: None,
-            ends_epoch: false,
+            ends_epoch: None,
             was_replica: false,
             unsubscribed_why: String::new(),
             acked: None,
@@ -331,7 +332,6 @@ impl<T: Origin> Partition<T> {
             .on_disconnected(moment.ms, why, moment.rng.f64());
         self.keep.greeted = false;
         self.keep.hello_asked = false;
-        self.keep.ends_epoch = false;
         self.keep.lease_asked = false;
         self.replicas.forget();
         self.publisher.on_disconnected();
@@ -466,7 +466,11 @@ impl<T: Origin> Partition<T> {
             true => self.place(),
             false => self.promised(),
         };
-        let known = known.map(|known| match self.keep.ends_epoch {
+        // An epoch that was followed by another has ended.
+        let is_known = |epoch: &Epoch| known.is_some_and(|known| known.epoch == *epoch);
+        self.keep.ends_epoch = self.keep.ends_epoch.filter(is_known);
+        let ends_epoch = self.keep.ends_epoch.is_some();
+        let known = known.map(|known| match ends_epoch {
             true => Place {
                 seq: SEQ_BEYOND,
                 entry: EntryId::default(),
@@ -487,7 +491,7 @@ impl<T: Origin> Partition<T> {
         let question = Question::Hello {
             behind: subscribed,
             of_doubt,
-            ends_epoch: self.keep.ends_epoch,
+            ends_epoch,
         };
         let out = self.commands.ask(moment.ms, question);
         hello.push(out, &sha, &self.names);
@@ -527,14 +531,14 @@ impl<T: Origin> Partition<T> {
         self.keep.hello_at_ms = at_ms;
     }
 
-    /// Numbers were given twice behind what is known.
-    pub(super) fn end_epoch(&mut self, now_ms: u64) {
+    /// Numbers of that epoch were given twice.
+    pub(super) fn end_epoch(&mut self, now_ms: u64, epoch: Epoch) {
         self.greet_again(now_ms);
-        self.keep.ends_epoch = true;
+        self.keep.ends_epoch = Some(epoch);
     }
 
     pub(super) fn on_greeted(&mut self) {
-        self.keep.ends_epoch = false;
+        self.keep.ends_epoch = None;
         self.keep.greeted = true;
         self.keep.hello_asked = false;
     }

@@ -338,7 +338,7 @@ impl<T: Origin> Partition<T> {
             return;
         }
         let is_before_doubt = self.order.is_in_doubt() && !of_doubt;
-        let is_before_end = self.keep.ends_epoch && !ends_epoch;
+        let is_before_end = self.keep.ends_epoch.is_some() && !ends_epoch;
         if reply.made == Made::Kept && (is_before_doubt || is_before_end) {
             // It was asked before the doubt.
             self.greet_again(moment.ms);
@@ -346,7 +346,7 @@ impl<T: Origin> Partition<T> {
         }
         let is_same = self.known().is_some_and(|(epoch, ..)| epoch == reply.epoch);
         if reply.made == Made::Kept && is_same && self.order.is_contradicted() {
-            self.end_epoch(moment.ms);
+            self.end_epoch(moment.ms, reply.epoch);
             return;
         }
         if reply.made == Made::New {
@@ -434,7 +434,7 @@ impl<T: Origin> Partition<T> {
     fn on_stored(&mut self, moment: &mut Moment<'_>, found: u64, place: Place) {
         self.order.on_stored(place);
         if self.keep.contradicts(found, place) {
-            self.end_epoch(moment.ms);
+            self.end_epoch(moment.ms, place.epoch);
         }
     }
 

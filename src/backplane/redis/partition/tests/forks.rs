@@ -20,6 +20,31 @@ impl Stage {
         (stage, [empty, of_one])
     }
 
+    /// The same, and 3 is acked; its envelope is lost.
+    fn of_two_and_an_ack() -> (Self, [Snapshot; 3]) {
+        let (mut stage, [empty, of_one]) = Self::of_two();
+        let of_two = stage.fake.snapshot();
+        stage.held = Some(Link::Subscriber);
+        stage.publish(3);
+        stage.pass(100);
+        assert_eq!(stage.told(), ["ack 3 at 3"]);
+        stage.lose_envelopes();
+        (stage, [empty, of_one, of_two])
+    }
+
+    /// What the subscriber was to bring is lost.
+    fn lose_envelopes(&mut self) {
+        let (_, channel) = self.conn(Link::Subscriber);
+        assert!(!self.fake.take(channel).is_empty(), "there were some");
+    }
+
+    /// Another Redis is behind the same connections, a moment later.
+    fn replace(&mut self, by: &Snapshot) {
+        self.ms += 1;
+        self.fake.set_now(WALL_MS + self.ms);
+        self.fake.replace(by);
+    }
+
     /// Another instance publishes these, in one call.
     fn publish_elsewhere(&mut self, numbers: std::ops::RangeInclusive<u32>) {
         let publication = |number: u32| Publication {
@@ -73,9 +98,7 @@ impl Stage {
 #[test]
 fn a_line_that_goes_on_without_what_was_delivered_begins_a_new_epoch() {
     let (mut stage, [_, of_one]) = Stage::of_two();
-    stage.ms += 1;
-    stage.fake.set_now(WALL_MS + stage.ms);
-    stage.fake.replace(&of_one);
+    stage.replace(&of_one);
     stage.publish_elsewhere(21..=23);
     stage.pump();
     assert_eq!(stage.told(), ["epoch"]);
@@ -91,9 +114,8 @@ fn a_page_of_another_line_mends_nothing() {
     let (mut stage, [empty, _]) = Stage::of_two();
     stage.pass(10_000);
     stage.fake.replace(&empty);
-    let (_, channel) = stage.conn(Link::Subscriber);
     stage.publish_elsewhere(21..=24);
-    assert!(!stage.fake.take(channel).is_empty(), "they are lost");
+    stage.lose_envelopes();
     stage.pass(3_000);
     assert_eq!(stage.told(), ["epoch"]);
 }
@@ -101,18 +123,10 @@ fn a_page_of_another_line_mends_nothing() {
 /// What was acked, and not delivered yet, is gone; the next ack has a number that was given.
 #[test]
 fn an_ack_with_a_number_that_was_acked_before_begins_a_new_epoch() {
-    let (mut stage, [_, of_one]) = Stage::of_two();
-    stage.held = Some(Link::Subscriber);
-    stage.publish(3);
-    stage.pass(100);
-    assert_eq!(stage.told(), ["ack 3 at 3"]);
-    let (_, channel) = stage.conn(Link::Subscriber);
-    assert!(!stage.fake.take(channel).is_empty(), "it is lost");
-    stage.ms += 1;
-    stage.fake.set_now(WALL_MS + stage.ms);
-    stage.fake.replace(&of_one);
+    let (mut stage, [_, of_one, _]) = Stage::of_two_and_an_ack();
+    stage.replace(&of_one);
     stage.publish_elsewhere(21..=21);
-    assert!(!stage.fake.take(channel).is_empty(), "it is lost");
+    stage.lose_envelopes();
     stage.publish(4);
     stage.pump();
     assert_eq!(stage.told(), ["ack 4 at 3", "epoch"], "where 3 was");
@@ -122,37 +136,45 @@ fn an_ack_with_a_number_that_was_acked_before_begins_a_new_epoch() {
 /// the other line. Here the one call stores both, and its end contradicts nothing.
 #[test]
 fn a_call_that_gives_the_number_of_an_acked_one_and_the_next_begins_a_new_epoch() {
-    let (mut stage, _) = Stage::of_two();
-    let of_two = stage.fake.snapshot();
-    stage.held = Some(Link::Subscriber);
-    stage.publish(3);
-    stage.pass(100);
-    assert_eq!(stage.told(), ["ack 3 at 3"]);
-    let (_, channel) = stage.conn(Link::Subscriber);
-    assert!(!stage.fake.take(channel).is_empty(), "it is lost");
-    stage.ms += 1;
-    stage.fake.set_now(WALL_MS + stage.ms);
-    stage.fake.replace(&of_two);
+    let (mut stage, [.., of_two]) = Stage::of_two_and_an_ack();
+    stage.replace(&of_two);
     stage.publish(4);
     stage.publish(5);
     stage.pump();
     assert_eq!(stage.told(), ["ack 4 at 3", "ack 5 at 4", "epoch"]);
 }
 
+/// The connection breaks before that greeting is answered. What the next one finds last acked is of
+/// the other line, and there: that something was lost must not be forgotten with the connection.
+#[test]
+fn an_epoch_that_is_to_end_ends_though_the_connection_breaks_before() {
+    let (mut stage, [.., of_two]) = Stage::of_two_and_an_ack();
+    stage.replace(&of_two);
+    stage.held = Some(Link::Commands);
+    stage.publish(4);
+    stage.publish(5);
+    stage.pump();
+    let (commands, conn) = stage.conn(Link::Commands);
+    let acks = stage.fake.take(conn);
+    stage.link(LinkEvent::Bytes(commands, BytesMut::from(&acks[..])));
+    stage.link(LinkEvent::Broken(commands, "cut".into()));
+    stage.links.retain(|(id, _)| *id != commands);
+    stage.held = None;
+    stage.pass(1_000);
+    let mut told = stage.told();
+    told.sort();
+    assert_eq!(
+        told,
+        ["4 at 3", "5 at 4", "ack 4 at 3", "ack 5 at 4", "epoch"]
+    );
+}
+
 /// RINGCAST_SIM_SEED=2614 of the simulator: what was acked was lost, and nobody was told. The next
 /// call is behind it by its numbers; when it has come again, others have given as many anew.
 #[test]
 fn a_call_that_finds_less_than_was_acked_begins_a_new_epoch() {
-    let (mut stage, [empty, _]) = Stage::of_two();
-    stage.held = Some(Link::Subscriber);
-    stage.publish(3);
-    stage.pass(100);
-    assert_eq!(stage.told(), ["ack 3 at 3"]);
-    let (_, channel) = stage.conn(Link::Subscriber);
-    assert!(!stage.fake.take(channel).is_empty(), "it is lost");
-    stage.ms += 1;
-    stage.fake.set_now(WALL_MS + stage.ms);
-    stage.fake.replace(&empty);
+    let (mut stage, [empty, ..]) = Stage::of_two_and_an_ack();
+    stage.replace(&empty);
     stage.publish(4);
     stage.held = Some(Link::Commands);
     stage.pump();
@@ -182,9 +204,8 @@ fn a_count_that_went_back_ends_the_epoch() {
 #[test]
 fn what_is_trimmed_is_a_gap_and_no_new_epoch() {
     let (mut stage, _) = Stage::of_two();
-    let (_, channel) = stage.conn(Link::Subscriber);
     stage.publish_elsewhere(3..=6);
-    assert!(!stage.fake.take(channel).is_empty(), "they are lost");
+    stage.lose_envelopes();
     stage.run(&[b"XTRIM", b"g:messages:stream", b"MAXLEN", b"2"]);
     stage.pass(3_000);
     assert_eq!(stage.told(), ["lost up to 5", "5 at 5", "6 at 6"]);
