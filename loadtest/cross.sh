@@ -4,9 +4,11 @@
 #   loadtest/cross.sh SERVER_BINARY [LOADTEST_BINARY]
 #
 # TURNS=3 SECONDS_EACH=10 INSTANCES=3 PORT=18100 SERVER_CORES=0 REDIS_CORES=0 LOAD_CORES=1
-# SERVER_FLAGS='…' FIND_RATE=0
+# SERVER_FLAGS='…' RELAY_FLAGS='' CROSS_FLAGS='' SHAPES='wide tens' TENS_RATE=10000 FIND_RATE=0
 #
-# Two shapes: 1,000/s to 200 members, and 10,000/s to rooms of ten. Redis keeps an AOF, synced every
+# Two shapes: 1,000/s to 200 members, and 10,000/s to rooms of ten. RELAY_FLAGS=--stored compares with
+# a relay that has Redis store what it relays, the least that a server that stores must ask of it;
+# CROSS_FLAGS=--members-publish has members publish, who so get ack and message both. Redis keeps an AOF, synced every
 # second. All instances of both kinds are on the same cores, and whose turn it is not is idle. As
 # root all runs in a network namespace of its own, so that no firewall rule makes loopback dearer.
 # FIND_RATE=1 also searches the highest rate of each that holds P99 under 10 ms. A run that failed
@@ -16,6 +18,7 @@ set -eu
 server=$1
 load=${2:-$(dirname "$0")/../target/release/loadtest}
 : "${TURNS:=3}" "${SECONDS_EACH:=10}" "${INSTANCES:=3}" "${PORT:=18100}" "${FIND_RATE:=0}"
+: "${RELAY_FLAGS:=}" "${CROSS_FLAGS:=}" "${SHAPES:=wide tens}" "${TENS_RATE:=10000}"
 : "${SERVER_CORES:=0}" "${REDIS_CORES:=0}" "${LOAD_CORES:=1}"
 : "${SERVER_FLAGS:=--shards 1 --pin-cores off --rate-limit 0 --rate-limit-bytes 0 --rate-limit-address 0}"
 
@@ -38,7 +41,8 @@ for i in $(seq "$INSTANCES"); do
     pids="$! $pids"
     await "server$i" "$load" idle --addr "127.0.0.1:$port" --connections 1 --rooms 1 --seconds 0.1
     port=$((PORT + INSTANCES + i))
-    taskset -c "$SERVER_CORES" "$load" relay --redis "$redis" --port "$port" \
+    # shellcheck disable=SC2086
+    taskset -c "$SERVER_CORES" "$load" relay --redis "$redis" --port "$port" $RELAY_FLAGS \
         >"$folder/relay$i.log" 2>&1 &
     relay_pids="$relay_pids $!"
     relay_to="$relay_to 127.0.0.1:$port"
@@ -103,12 +107,16 @@ shape() { # NAME ARGUMENTS…
 }
 
 echo "figures: $figures" >&2
-wide='--members 200 --rate 1000'
-tens='--rooms 100 --members 10 --rate 10000'
-# shellcheck disable=SC2086
-shape '1,000/s to 200 members' $wide
-# shellcheck disable=SC2086
-shape '10,000/s to rooms of ten' $tens
+wide="--members 200 --rate 1000 $CROSS_FLAGS"
+tens="--rooms 100 --members 10 --rate $TENS_RATE $CROSS_FLAGS"
+for of in $SHAPES; do
+    # shellcheck disable=SC2086
+    case $of in
+    wide) shape '1,000/s to 200 members' $wide ;;
+    tens) shape "$TENS_RATE/s to rooms of ten" $tens ;;
+    *) echo "SHAPES: wide and tens, not $of" >&2; exit 2 ;;
+    esac
+done
 if [ "$FIND_RATE" = 1 ]; then
     for arguments in "$wide" "$tens"; do
         for kind in server relay; do

@@ -304,6 +304,9 @@ pub(crate) struct Cross {
     /// The instances that publishers are on, by their place in --to from 0; none said: all.
     #[arg(long, value_delimiter = ',')]
     pub(crate) publishers_on: Vec<usize>,
+    /// Who publishes is a member of the room, and gets its own messages.
+    #[arg(long)]
+    pub(crate) members_publish: bool,
     /// Publishes a second in all; latency counts from the intended time.
     #[arg(long, default_value_t = 1000.0)]
     pub(crate) rate: f64,
@@ -394,4 +397,7 @@ pub(crate) struct Relay {
     /// The channel that the relays of one topology share.
     #[arg(long, default_value = "loadtest:relay")]
     pub(crate) channel: String,
+    /// Redis keeps each message in a stream, with numbers, before it tells it.
+    #[arg(long)]
+    pub(crate) stored: bool,
 }

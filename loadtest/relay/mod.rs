@@ -10,6 +10,10 @@
 //! and says no offset. A room's offsets are the order in which the channel brings its messages: all
 //! relays see one order, so they agree if all were up before the room's first message. A `message`
 //! frame has the members and, nearly, the length of ringcast's, so that bytes compare.
+//!
+//! With `--stored` Redis keeps each message before it tells it, with the fields and the numbers of
+//! PROTOCOL 5: the least that whoever stores must ask of Redis. Nobody reads that, and a call
+//! repeated stores twice.
 
 mod line;
 
@@ -39,11 +43,19 @@ const CHANNEL: u64 = u64::MAX - 2;
 const ID: &str = "01928374-0000-7000-8000-000000000000";
 const USER: &str = "abcdefghijklmnop";
 const SENT_AT: &str = "2026-01-01T00:00:00.000Z";
+/// KEYS state, stream; ARGV channel, message, room, user, payload, id, sent_at.
+const STORE: &[u8] = b"
+local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+local offset = redis.call('HINCRBY', KEYS[1], 'o:' .. ARGV[3], 1)
+redis.call('XADD', KEYS[2], '*', 'room_name', ARGV[3], 'user_id', ARGV[4], 'username', ARGV[4],
+  'payload', ARGV[5], 'metadata', '', 'id', ARGV[6], 'epoch', 'relay', 'offset', offset,
+  'seq', seq, 'sent_at', ARGV[7], 'instance_id', 'relay')
+return redis.call('PUBLISH', ARGV[1], ARGV[2])";
 
 /// Serves until a signal, or until Redis goes away.
 pub(crate) fn serve(common: &Common, flags: &Flags, stop: &Stop) -> Result<(), String> {
     let of = common.redis.as_ref().ok_or("--redis: where Redis is")?;
-    let mut relay = Relay::start(redis::address(of)?, flags.port, &flags.channel)?;
+    let mut relay = Relay::start(redis::address(of)?, flags)?;
     println!("listening {}", relay.port);
     while !stop.is_set() {
         relay.turn()?;
@@ -81,6 +93,10 @@ struct Relay {
     commands: Line,
     channel: Line,
     channel_name: Vec<u8>,
+    /// What Redis knows [`STORE`] by, if messages are stored.
+    store: Option<Vec<u8>>,
+    /// Its keys.
+    keys: [Vec<u8>; 2],
     peers: Vec<Option<Peer>>,
     free: Vec<usize>,
     generation: u64,
@@ -108,7 +124,8 @@ fn failed(error: Errno) -> String {
 }
 
 impl Relay {
-    fn start(address: SocketAddr, port: u16, channel: &str) -> Result<Self, String> {
+    fn start(address: SocketAddr, of: &Flags) -> Result<Self, String> {
+        let (port, channel) = (of.port, of.channel.as_str());
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let listener = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
             .map_err(failed)?;
@@ -118,7 +135,7 @@ impl Relay {
         let bound = net::getsockname(&listener).map_err(failed)?;
         let port = SocketAddr::try_from(bound).map_err(failed)?.port();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        let commands = to_redis(address, &[b"PING"])?;
+        let commands = to_redis(address, &[b"SCRIPT", b"LOAD", STORE])?;
         let channel_line = to_redis(address, &[b"SUBSCRIBE", channel.as_bytes()])?;
         for (socket, id) in [
             (&listener, LISTENER),
@@ -135,6 +152,8 @@ impl Relay {
             commands,
             channel: channel_line,
             channel_name: channel.into(),
+            store: None,
+            keys: ["state", "stream"].map(|name| format!("{channel}:{name}").into()),
             peers: Vec::new(),
             free: Vec::new(),
             generation: 0,
@@ -143,14 +162,20 @@ impl Relay {
             dirty: Vec::new(),
             buffer: vec![0; BUFFER_BYTES],
         };
-        relay.await_redis()?;
+        let sha = relay.await_redis()?;
+        relay.store = of.stored.then_some(sha);
         Ok(relay)
     }
 
-    /// Nothing published before the subscription may be missed: offsets would differ.
-    fn await_redis(&mut self) -> Result<(), String> {
+    /// Nothing published before the subscription may be missed: offsets would differ. Returns what
+    /// Redis knows the script by.
+    fn await_redis(&mut self) -> Result<Vec<u8>, String> {
+        let mut sha = Vec::new();
         for line in [&mut self.commands, &mut self.channel] {
-            while read_reply(&line.bytes)?.is_none() {
+            let reply = loop {
+                if let Some((reply, _)) = read_reply(&line.bytes)? {
+                    break reply;
+                }
                 let mut poll = [rustix::event::PollFd::new(
                     &line.socket,
                     rustix::event::PollFlags::IN,
@@ -159,10 +184,15 @@ impl Relay {
                 if !line.read(&mut self.buffer) {
                     return Err("Redis hung up".into());
                 }
+            };
+            match reply {
+                Reply::Text(text) => sha = text.into(),
+                Reply::List(_) => {}
+                other => return Err(format!("Redis: {other:?}")),
             }
             line.bytes.clear();
         }
-        Ok(())
+        Ok(sha)
     }
 
     fn turn(&mut self) -> Result<(), String> {
@@ -408,15 +438,30 @@ impl Relay {
                 wire::write_server_frame(&mut peer.line.out, opcode::TEXT, joined.as_bytes());
             }
             "publish" => {
+                let payload = request.payload?.get();
                 let message = format!(
                     concat!(
                         "{}\n",
                         r#""id":"{}","user_id":"{}","username":"{}","payload":{},"sent_at":"{}"}}"#
                     ),
-                    request.room, ID, USER, USER, request.payload?, SENT_AT
+                    request.room, ID, USER, USER, payload, SENT_AT
                 );
-                let words = [b"PUBLISH", self.channel_name.as_slice(), message.as_bytes()];
-                write_command(&mut self.commands.out, &words);
+                let (channel, message) = (self.channel_name.as_slice(), message.as_bytes());
+                match &self.store {
+                    None => {
+                        write_command(&mut self.commands.out, &[b"PUBLISH", channel, message]);
+                    }
+                    Some(sha) => {
+                        let [state, stream] = &self.keys;
+                        let [user, id, sent_at] = [USER, ID, SENT_AT].map(str::as_bytes);
+                        let payload = payload.as_bytes();
+                        let words: [&[u8]; 12] = [
+                            b"EVALSHA", sha, b"2", state, stream, channel, message, name, user,
+                            payload, id, sent_at,
+                        ];
+                        write_command(&mut self.commands.out, &words);
+                    }
+                }
                 self.asked.push_back(Asked {
                     peer: id,
                     generation: peer.generation,

@@ -1,4 +1,4 @@
-//! Relays beside a Redis in a thread that knows PING, SUBSCRIBE and PUBLISH.
+//! Relays beside a Redis in a thread that knows SUBSCRIBE, PUBLISH, and a script that publishes.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::*;
-use crate::flags::{Flags, Scenario};
+use crate::flags::{Flags, Relay as Relays, Scenario};
 use crate::scenario::cross;
 
 /// Threads that end when it is dropped.
@@ -23,7 +23,7 @@ struct World {
 }
 
 impl World {
-    fn start(relays: usize) -> Self {
+    fn start(relays: usize, stored: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut world = Self {
             redis: listener.local_addr().unwrap(),
@@ -36,7 +36,13 @@ impl World {
             .threads
             .push(std::thread::spawn(move || fake_redis(&listener, &stop)));
         for _ in 0..relays {
-            let mut relay = Relay::start(world.redis, 0, "c").unwrap();
+            let (port, channel) = (0, "c".into());
+            let of = Relays {
+                port,
+                channel,
+                stored,
+            };
+            let mut relay = Relay::start(world.redis, &of).unwrap();
             world.relays.push(format!("127.0.0.1:{}", relay.port));
             let stop = world.stop.clone();
             world.threads.push(std::thread::spawn(move || {
@@ -94,7 +100,9 @@ fn answer(
     subscribers: &mut BTreeMap<Vec<u8>, Vec<usize>>,
 ) {
     match *words {
-        [Reply::Text(b"PING")] => peers[peer].0.write_all(b"+PONG\r\n").unwrap(),
+        [Reply::Text(b"SCRIPT"), Reply::Text(b"LOAD"), _] => {
+            peers[peer].0.write_all(b"$3\r\nsha\r\n").unwrap();
+        }
         [Reply::Text(b"SUBSCRIBE"), Reply::Text(channel)] => {
             subscribers.entry(channel.into()).or_default().push(peer);
             let reply = b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
@@ -104,6 +112,16 @@ fn answer(
             Reply::Text(b"PUBLISH"),
             Reply::Text(channel),
             Reply::Text(message),
+        ]
+        | [
+            Reply::Text(b"EVALSHA"),
+            Reply::Text(b"sha"),
+            Reply::Text(b"2"),
+            Reply::Text(b"c:state"),
+            Reply::Text(b"c:stream"),
+            Reply::Text(channel),
+            Reply::Text(message),
+            ..,
         ] => {
             let mut push = Vec::new();
             write_command(&mut push, &[b"message", channel, message]);
@@ -116,12 +134,12 @@ fn answer(
     }
 }
 
-#[test]
-fn cross_runs_against_three_relays() {
-    let world = World::start(3);
+fn check_cross(stored: bool, more: &[&str]) {
+    let world = World::start(3, stored);
     let to = world.relays.join(",");
     let line = "loadtest cross --rooms 3 --members 4 --rate 300 --seconds 0.5 --warmup 0.1 --to";
-    let flags = Flags::parse_from(line.split(' ').chain([to.as_str()]));
+    let line = line.split(' ').chain([to.as_str()]);
+    let flags = Flags::parse_from(line.chain(more.iter().copied()));
     let Scenario::Cross(flags_cross) = &flags.scenario else {
         panic!("not cross")
     };
@@ -130,6 +148,17 @@ fn cross_runs_against_three_relays() {
     assert!(report.figure("remote_ms_p99").is_some());
     let received = report.figure("received").and_then(|n| n.as_u64()).unwrap();
     assert!(received > 400, "{}", report.table());
+}
+
+#[test]
+fn cross_runs_against_three_relays() {
+    check_cross(false, &[]);
+    check_cross(true, &[]);
+}
+
+#[test]
+fn members_publish_and_get_what_they_published() {
+    check_cross(false, &["--members-publish"]);
 }
 
 #[test]

@@ -85,6 +85,9 @@ fn plan(common: &Common, cross: &Cross) -> Result<Plan, String> {
     if publishers < rooms {
         return Err("--publishers: at least one for each room".into());
     }
+    if cross.members_publish && (publishers > rooms * members || !cross.publishers_on.is_empty()) {
+        return Err("--members-publish: one publisher a member, where the member is".into());
+    }
     if let Some(on) = cross.publishers_on.iter().find(|on| **on >= instances) {
         return Err(format!("--publishers-on {on}: there are only {instances}"));
     }
@@ -96,16 +99,21 @@ fn plan(common: &Common, cross: &Cross) -> Result<Plan, String> {
     let of_member = |i: usize| (i / members + i % members) % instances;
     let of_publisher = |i: usize| on[(i % rooms + i / rooms) % on.len()];
     let run = fastrand::u32(..);
+    let connection = |i: usize| match cross.members_publish {
+        true => i % rooms * members + i / rooms,
+        false => rooms * members + i,
+    };
+    let apart = if cross.members_publish { 0 } else { publishers };
     Ok(Plan {
         run,
         rooms: room_names(run, rooms),
         members: (0..rooms * members).map(|i| i / members).collect(),
         publishers: (0..publishers)
-            .map(|i| (rooms * members + i, i % rooms))
+            .map(|i| (connection(i), i % rooms))
             .collect(),
         instances: (0..rooms * members)
             .map(of_member)
-            .chain((0..publishers).map(of_publisher))
+            .chain((0..apart).map(of_publisher))
             .collect(),
         payload: common.payload,
         acked: true,
