@@ -198,7 +198,7 @@ fn what_is_held_is_handed_over_in_order() {
 #[test]
 fn instances_come_before_redis() {
     let mut redis = Redis::later();
-    let address = format!("127.0.0.1:{}", redis.port);
+    let address = redis.address();
     let servers = ["a", "b"].map(|id| begin(id, &address, &[]));
     for server in &servers {
         let took = await_degraded(server);
@@ -235,7 +235,7 @@ fn instances_come_before_redis() {
 #[test]
 fn an_instance_restarts_while_redis_is_away() {
     let mut redis = Redis::lasting(&[]);
-    let address = format!("127.0.0.1:{}", redis.port);
+    let address = redis.address();
     let [a, b] = pair(&redis, &[]);
     let mut elsewhere = Client::new(&b);
     elsewhere.join("r");

@@ -36,14 +36,14 @@ pub(crate) fn begin(id: &str, redis: &str, flags: &[&str]) -> Server {
 
 /// An instance that has found its Redis.
 pub(crate) fn start(id: &str, redis: &Redis, flags: &[&str]) -> Server {
-    let server = begin(id, &format!("127.0.0.1:{}", redis.port), flags);
+    let server = begin(id, &redis.address(), flags);
     await_up(&server);
     server
 }
 
 /// Instances `a`, `b`, `c`, … that have found their Redis.
 pub(crate) fn start_all(count: usize, redis: &Redis, flags: &[&str]) -> Vec<Server> {
-    let address = format!("127.0.0.1:{}", redis.port);
+    let address = redis.address();
     let ids = ["a", "b", "c", "d", "e"].into_iter().take(count);
     let servers: Vec<_> = ids.map(|id| begin(id, &address, flags)).collect();
     servers.iter().for_each(await_up);
@@ -87,8 +87,7 @@ pub(crate) fn await_degraded(server: &Server) -> Duration {
 }
 
 fn addresses(servers: &[Server]) -> Vec<String> {
-    let address = |server: &Server| format!("127.0.0.1:{}", server.port);
-    servers.iter().map(address).collect()
+    servers.iter().map(Server::address).collect()
 }
 
 /// The ids of all that was acked, from a file that [`Ledger::start_writing`] wrote.

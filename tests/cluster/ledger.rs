@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::instances::{Ledger, Plan, Verdict, begin, command, start_all};
 use super::namespace::{Namespace, ip};
 use super::proxy::Proxy;
-use super::redis::Redis;
+use super::redis::{Redis, STREAM};
 use super::support::{Server, all, eventually, skip};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -304,7 +304,7 @@ fn redis_goes_on_without_its_last_second_and_no_connection_breaks() {
     let mut redis = Redis::lasting(&[]);
     let plan = Plan::new(3_000, SECOND);
     let verdict = check(&mut redis, &plan, |redis, _| {
-        let names = ["gosocket:messages:stream", "gosocket:state"];
+        let names = [STREAM, "gosocket:state"];
         let copy = "for i = 1, 2 do redis.call('COPY', KEYS[i], KEYS[i + 2], 'REPLACE') end";
         let (own, old) = (names, ["old:stream", "old:state"]);
         let [from, to] = [[own, old].concat(), [old, own].concat()];
@@ -341,7 +341,7 @@ fn a_second_instance_takes_an_id_that_is_taken() {
     let plan = Plan::new(10_000, SECOND);
     let verdict = check(&mut redis, &plan, |redis, _| {
         let dir = tempfile::TempDir::new().unwrap();
-        let address = format!("127.0.0.1:{}", redis.port);
+        let address = redis.address();
         let output = command(dir.path(), "b", &address, &[]).output().unwrap();
         assert!(!output.status.success());
         let log = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -105,7 +105,7 @@ fn rooms_that_are_stored_are_listed_with_who_is_in_them() {
 #[test]
 fn without_a_redis_there_is_no_list() {
     let redis = Redis::later();
-    let a = begin("a", &format!("127.0.0.1:{}", redis.port), &[]);
+    let a = begin("a", &redis.address(), &[]);
     await_degraded(&a);
     assert_eq!(a.get("/api/rooms").status, 503);
 }

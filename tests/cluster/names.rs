@@ -4,10 +4,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::instances::{begin, command, pair, start};
-use super::redis::Redis;
+use super::redis::{Redis, STREAM};
 use super::support::{Client, eventually};
-
-const STREAM: &str = "gosocket:messages:stream";
 
 #[test]
 fn what_an_operator_finds() {
@@ -218,7 +216,7 @@ fn the_stream_is_trimmed_but_where_a_group_consumes() {
 #[test]
 fn of_two_that_begin_at_once_with_one_id_one_goes_on() {
     let redis = Redis::start(&[]);
-    let address = format!("127.0.0.1:{}", redis.port);
+    let address = redis.address();
     let mut both = [begin("a", &address, &[]), begin("a", &address, &[])];
     let gone = eventually("one of them to end", || {
         (0..2).find(|&at| both[at].log().contains("INSTANCE_ID"))
@@ -236,7 +234,7 @@ fn another_number_of_partitions_is_refused() {
     let redis = Redis::start(&[]);
     redis.ask(&["HSET", "gosocket:state", "partitions", "4"]);
     let dir = TempDir::new().unwrap();
-    let address = format!("127.0.0.1:{}", redis.port);
+    let address = redis.address();
     let output = command(dir.path(), "a", &address, &[]).output().unwrap();
     assert!(!output.status.success());
     let log = String::from_utf8_lossy(&output.stderr).into_owned();

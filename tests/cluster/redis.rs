@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 use super::support::{PATIENCE, eventually};
 
+/// What is published, for whoever stores it.
+pub(crate) const STREAM: &str = "gosocket:messages:stream";
+
 /// The server of these tests: `RINGCAST_TEST_REDIS`, or what is installed.
 static PROGRAM: LazyLock<String> = LazyLock::new(|| {
     std::env::var("RINGCAST_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned())
@@ -81,6 +84,11 @@ impl Redis {
         let mut redis = Self::start(&[]);
         redis.kill();
         redis
+    }
+
+    /// Where it is, as `--redis-url` takes it.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     fn spawn(&mut self) {
@@ -207,7 +215,7 @@ impl Redis {
 
     /// Entries of the stream.
     pub(crate) fn stream_len(&self) -> u64 {
-        let len = self.ask(&["XLEN", "gosocket:messages:stream"]);
+        let len = self.ask(&["XLEN", STREAM]);
         len.as_u64().unwrap()
     }
 

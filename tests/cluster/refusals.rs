@@ -56,7 +56,7 @@ fn check_held(server: &Server, words: &[&str], heal: impl FnOnce()) {
 #[test]
 fn a_wrong_password() {
     let redis = Redis::start(&["--requirepass", "right"]);
-    let address = format!("redis://:wrong-4711@127.0.0.1:{}", redis.port);
+    let address = format!("redis://:wrong-4711@{}", redis.address());
     let server = begin("a", &address, &[]);
     await_degraded(&server);
     await_log(&server, &["password"]);
@@ -73,7 +73,7 @@ fn a_wrong_password() {
 #[test]
 fn no_password_where_one_is_wanted() {
     let redis = Redis::start(&["--requirepass", "right"]);
-    let server = begin("a", &format!("127.0.0.1:{}", redis.port), &[]);
+    let server = begin("a", &redis.address(), &[]);
     await_degraded(&server);
     await_log(&server, &["password"]);
     assert_eq!(
@@ -90,7 +90,7 @@ fn a_user_without_the_right_to_write() {
     redis.ask(&[
         "ACL", "SETUSER", "app", "on", ">word", "~*", "&*", "+@all", "-xadd",
     ]);
-    let address = format!("redis://app:word@127.0.0.1:{}", redis.port);
+    let address = format!("redis://app:word@{}", redis.address());
     let server = begin("a", &address, &[]);
     await_up(&server);
     check_held(&server, &["ACL SETUSER"], || {
@@ -109,7 +109,7 @@ fn a_user_without_the_right_to_write() {
 fn a_user_without_any_right() {
     let redis = Redis::start(&[]);
     redis.ask(&["ACL", "SETUSER", "app", "on", ">word"]);
-    let address = format!("redis://app:word@127.0.0.1:{}", redis.port);
+    let address = format!("redis://app:word@{}", redis.address());
     let server = begin("a", &address, &[]);
     await_degraded(&server);
     await_log(&server, &["NOPERM"]);
@@ -125,7 +125,7 @@ fn a_user_without_the_right_to_the_channels() {
     let redis = Redis::start(&[]);
     let user = ["ACL", "SETUSER", "app", "on", ">word", "~*", "+@all"];
     redis.ask(&[&user[..], &["resetchannels"]].concat());
-    let address = format!("redis://app:word@127.0.0.1:{}", redis.port);
+    let address = format!("redis://app:word@{}", redis.address());
     let server = begin("a", &address, &[]);
     await_degraded(&server);
     await_log(&server, &["NOPERM", "channel"]);
@@ -143,7 +143,7 @@ fn a_user_without_the_right_to_the_channels() {
 fn a_replica_from_the_start() {
     let redis = Redis::start(&[]);
     redis.ask(&["REPLICAOF", "127.0.0.1", "1"]);
-    let server = begin("a", &format!("127.0.0.1:{}", redis.port), &[]);
+    let server = begin("a", &redis.address(), &[]);
     await_degraded(&server);
     await_log(&server, &["replica"]);
     eventually("a fourth connection", || {
@@ -278,7 +278,7 @@ fn as_many_clients_as_redis_takes() {
     // Who sets it is the one that is taken.
     let mut line = redis.line();
     assert_eq!(line.ask(&["CONFIG", "SET", "maxclients", "1"]), "OK");
-    let server = begin("a", &format!("127.0.0.1:{}", redis.port), &[]);
+    let server = begin("a", &redis.address(), &[]);
     await_degraded(&server);
     await_log(&server, &["maxclients"]);
     assert_eq!(line.ask(&["CONFIG", "SET", "maxclients", "100"]), "OK");

@@ -361,7 +361,7 @@ fn an_instance_restarts_at_once_on_its_directory() {
         } else {
             server.kill()
         };
-        let address = format!("127.0.0.1:{}", redis.port);
+        let address = redis.address();
         let began = std::time::Instant::now();
         server = Server::spawn(
             super::instances::command(dir.path(), "a", &address, &[]),
@@ -411,7 +411,7 @@ fn a_user_with_tokens_is_one_on_all_instances() {
     let redis = Redis::start(&[]);
     let flags = ["--jwt-secret", secret, "--api-key", "old-key,new-key"];
     // The usual wait for an instance is a client's without a token.
-    let address = format!("127.0.0.1:{}", redis.port);
+    let address = redis.address();
     let [a, b] = ["a", "b"].map(|id| begin(id, &address, &flags));
     for server in [&a, &b] {
         eventually("Redis is there", || {

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::instances::{await_degraded, await_up, start_all};
-use super::redis::Redis;
+use super::redis::{Redis, STREAM};
 use super::support::{Client, Server, all, eventually};
 
 /// How long an answer may take to what is asked while Redis stands still: more than the goals,
@@ -125,7 +125,7 @@ fn counters_of_years_go_on() {
         let epoch_text = epoch.as_str().unwrap();
         let entry = [
             "XADD",
-            "gosocket:messages:stream",
+            STREAM,
             "*",
             "room_name",
             "r",

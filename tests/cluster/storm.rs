@@ -15,17 +15,16 @@ use super::support::all;
 #[test]
 fn all_come_back_and_the_stream_is_read_once_for_all() {
     let redis = Redis::start(&[]);
-    let address = |port: u16| format!("127.0.0.1:{port}");
     let first = start("a", &redis, &[]);
     let others = ["b", "c"].map(|id| start(id, &redis, &["--room-log-bytes", "1048576"]));
-    let to = others.each_ref().map(|server| address(server.port));
+    let to = others.each_ref().map(|server| server.address());
     let (clients, rooms, reads_below) = match all() {
         true => (5_000, 500, 500),
         false => (500, 50, 25),
     };
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    command.args(["resume", "--json", "--addr", &address(first.port)]);
-    command.args(["--to", &to.join(","), "--redis", &address(redis.port)]);
+    command.args(["resume", "--json", "--addr", &first.address()]);
+    command.args(["--to", &to.join(","), "--redis", &redis.address()]);
     for (flag, value) in [
         ("--clients", clients),
         ("--rooms", rooms),

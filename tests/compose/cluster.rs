@@ -12,11 +12,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::engine::{Engine, IMAGE, docker, output, root};
+pub(crate) use super::redis::STREAM;
 use super::redis::free_port;
 use super::support::{Answer, Client, PATIENCE, connect_to};
 
-/// What is published, and who takes it into PostgreSQL.
-pub(crate) const STREAM: &str = "gosocket:messages:stream";
+/// Who takes what is published into PostgreSQL.
 pub(crate) const GROUP: &str = "persist-workers";
 /// The servers that have names.
 pub(crate) const SERVERS: [&str; 3] = ["server-1", "server-2", "server-3"];

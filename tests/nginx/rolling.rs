@@ -87,10 +87,7 @@ impl Cluster {
     }
 
     fn begin(&mut self, at: usize, port: u16, dir: Arc<TempDir>) {
-        let (id, address) = (
-            ["a", "b", "c"][at],
-            format!("127.0.0.1:{}", self.redis.port),
-        );
+        let (id, address) = (["a", "b", "c"][at], self.redis.address());
         let (port, window) = (port.to_string(), format!("{}s", window_seconds()));
         let flags = [&FLAGS[..], &[&window, "--port", &port]].concat();
         let server = Server::spawn(command(dir.path(), id, &address, &flags), dir);

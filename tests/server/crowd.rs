@@ -19,7 +19,7 @@ fn slow_members(server: &Server, members: usize, slow: usize, seconds: u32) -> V
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
     command.args(["slow", "--json", "--pairs", "1", "--payload", "1024"]);
     for (flag, value) in [
-        ("--addr", format!("127.0.0.1:{}", server.port)),
+        ("--addr", server.address()),
         ("--pid", server.pid().to_string()),
         ("--members", members.to_string()),
         ("--slow", slow.to_string()),
@@ -76,7 +76,7 @@ fn an_idle_member_takes_little_memory() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
     command.args(["idle", "--json", "--seconds", "1"]);
     for (flag, value) in [
-        ("--addr", format!("127.0.0.1:{}", server.port)),
+        ("--addr", server.address()),
         ("--pid", server.pid().to_string()),
         ("--connections", members.to_string()),
         ("--rooms", rooms.to_string()),

@@ -117,6 +117,11 @@ impl Server {
         server
     }
 
+    /// Where it serves, as clients and proxies of other programs take it.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -181,7 +181,7 @@ struct Dead {
 impl Dead {
     fn new(redis: &Redis, postgres: &Postgres) -> Self {
         Self {
-            redis: format!("127.0.0.1:{}", redis.port),
+            redis: redis.address(),
             postgres: postgres.url(),
         }
     }

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 use super::postgres::Postgres;
 use super::redis::Redis;
+pub(crate) use super::redis::STREAM;
 use super::support::{PATIENCE, Server, eventually, ringcast};
 
-pub(crate) const STREAM: &str = "gosocket:messages:stream";
 pub(crate) const DEAD: &str = "gosocket:messages:dead";
 pub(crate) const GROUP: &str = "persist-workers";
 
