@@ -4,25 +4,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::instances::{await_degraded, await_up, begin, command, health, pair, start};
+use super::instances::{
+    acked, await_degraded, await_up, begin, begin_publish, command, health, pair, start,
+};
 use super::redis::Redis;
 use super::support::{Client, Server, all, eventually};
 
 /// How long until `/health` shows it (FAULTS F10), and until all is well again (D1, D2, F8).
 const SHOWN: Duration = Duration::from_secs(5);
-
-fn publish(client: &mut Client, room: &str, payload: Value, reference: &str) {
-    client.send(&json!({"type":"publish","room":room,"payload":payload,"ref":reference}));
-}
-
-/// The offset of the ack of that `ref`.
-fn acked(client: &mut Client, reference: &str) -> u64 {
-    let ack = client.find(|frame| frame["ref"] == reference);
-    assert_eq!(ack["type"], "ack", "{ack}");
-    ack["offset"].as_u64().unwrap()
-}
 
 /// One instance's members go on as well as they can, by whatever way Redis is away.
 fn check_away(go: impl FnOnce(&mut Redis), come: impl FnOnce(&mut Redis)) {
@@ -40,7 +31,7 @@ fn check_away(go: impl FnOnce(&mut Redis), come: impl FnOnce(&mut Redis)) {
         client.messages("r", 1, 1);
     }
     go(&mut redis);
-    publish(&mut publisher, "r", json!("in flight"), "1");
+    begin_publish(&mut publisher, "r", json!("in flight"), "1");
     let took = await_degraded(&a);
     assert!(took < SHOWN, "shown after {took:?}");
     await_degraded(&b);
@@ -50,8 +41,8 @@ fn check_away(go: impl FnOnce(&mut Redis), come: impl FnOnce(&mut Redis)) {
         assert_eq!(degraded["degraded"], true);
         assert!(!degraded["reason"].as_str().unwrap().is_empty());
     }
-    publish(&mut publisher, "r", json!("held"), "2");
-    publish(&mut elsewhere, "r", json!("held there"), "3");
+    begin_publish(&mut publisher, "r", json!("held"), "2");
+    begin_publish(&mut elsewhere, "r", json!("held there"), "3");
     // Chat goes on to be seen among the members of one instance.
     let ids: Vec<_> = ["in flight", "held"]
         .into_iter()
@@ -167,7 +158,7 @@ fn what_is_held_is_handed_over_in_order() {
                 let mut client = Client::new(server);
                 for n in 0..each {
                     let payload = json!({"by":name,"n":n});
-                    publish(&mut client, "r", payload, &n.to_string());
+                    begin_publish(&mut client, "r", payload, &n.to_string());
                 }
                 for n in 0..each {
                     acked(&mut client, &n.to_string());
@@ -207,7 +198,7 @@ fn instances_come_before_redis() {
     }
     let mut early = Client::new(&servers[0]);
     assert_eq!(early.next("degraded")["degraded"], true);
-    publish(&mut early, "r", json!("early"), "1");
+    begin_publish(&mut early, "r", json!("early"), "1");
     let began = Instant::now();
     while all() && began.elapsed() < Duration::from_secs(60) {
         // Who does not read does not answer pings either, and is let go in that time.
@@ -237,16 +228,14 @@ fn an_instance_restarts_while_redis_is_away() {
     let mut redis = Redis::lasting(&[]);
     let address = redis.address();
     let [a, b] = pair(&redis, &[]);
-    let mut elsewhere = Client::new(&b);
-    elsewhere.join("r");
-    let mut client = Client::new(&a);
-    client.join("r");
+    let mut elsewhere = Client::member(&b, "r");
+    let mut client = Client::member(&a, "r");
     redis.kill();
     await_degraded(&a);
     let id = "0190a000-0000-7000-8000-000000000002";
     let own = json!({"type":"publish","room":"r","payload":"own id","id":id,"ref":1});
     client.send(&own);
-    publish(&mut client, "r", json!("held"), "2");
+    begin_publish(&mut client, "r", json!("held"), "2");
     for _ in 0..2 {
         client.next("pending");
     }
@@ -254,7 +243,7 @@ fn an_instance_restarts_while_redis_is_away() {
     let a = Server::spawn(command(dir.path(), "a", &address, &[]), dir);
     await_degraded(&a);
     let mut client = Client::new(&a);
-    publish(&mut client, "r", json!("later"), "3");
+    begin_publish(&mut client, "r", json!("later"), "3");
     redis.up();
     let messages = elsewhere.messages("r", 1, 3);
     let payloads: Vec<_> = messages.iter().map(|m| m["payload"].clone()).collect();
@@ -271,8 +260,7 @@ fn an_instance_restarts_while_redis_is_away() {
 fn a_retry_of_what_is_held_is_held_once() {
     let redis = Redis::lasting(&[]);
     let a = start("a", &redis, &[]);
-    let mut client = Client::new(&a);
-    client.join("r");
+    let mut client = Client::member(&a, "r");
     redis.signal(Signal::STOP);
     let id = "0190a000-0000-7000-8000-000000000003";
     let own = json!({"type":"publish","room":"r","payload":1,"id":id});
@@ -310,7 +298,7 @@ fn a_full_spool_refuses() {
     let big = "x".repeat(20_000);
     for n in 0..30 {
         for client in &mut clients {
-            publish(client, "r", json!(big), &n.to_string());
+            begin_publish(client, "r", json!(big), &n.to_string());
         }
     }
     a.await_metric_at_least("errors_total{unavailable", 1);

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::redis::Redis;
@@ -69,7 +69,7 @@ pub(crate) fn await_up(server: &Server) {
         assert!(began.elapsed() < UP, "{}", server.log());
         let up = health(server)["redis"] == "up";
         let mut client = Client::new(server);
-        let join = serde_json::json!({"type":"join","room":"up"});
+        let join = json!({"type":"join","room":"up"});
         (up && client.ask(join)["type"] == "joined").then_some(())
     });
 }
@@ -84,6 +84,26 @@ pub(crate) fn await_degraded(server: &Server) -> Duration {
         down.then_some(())
     });
     began.elapsed()
+}
+
+/// Publishes, and does not wait for the ack: while Redis is away it takes as long as that.
+pub(crate) fn begin_publish(client: &mut Client, room: &str, payload: Value, reference: &str) {
+    client.send(&json!({"type":"publish","room":room,"payload":payload,"ref":reference}));
+}
+
+/// The offset of the ack of what was published with that `ref`.
+pub(crate) fn acked(client: &mut Client, reference: &str) -> u64 {
+    let ack = client.find(|frame| frame["ref"] == reference);
+    assert_eq!(ack["type"], "ack", "{ack}");
+    ack["offset"].as_u64().unwrap()
+}
+
+/// Waits until a room has so many members, as an instance tells this client; its answer.
+pub(crate) fn await_members(client: &mut Client, room: &str, count: u64) -> Value {
+    eventually(&format!("{count} members"), || {
+        let answer = client.ask(json!({"type":"members","room":room}));
+        (answer["count"] == count).then_some(answer)
+    })
 }
 
 fn addresses(servers: &[Server]) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::instances::{Ledger, Plan, Verdict, begin, command, start_all};
+use super::instances::{Ledger, Plan, Verdict, await_up, begin, command, health, start_all};
 use super::namespace::{Namespace, ip};
 use super::proxy::Proxy;
 use super::redis::{Redis, STREAM};
@@ -47,7 +47,7 @@ fn behind_proxies_with(redis: &Redis, flags: &[&str]) -> (Vec<Proxy>, Vec<Server
     let proxies: Vec<_> = (0..3).map(|_| Proxy::to(redis.port)).collect();
     let servers = proxies.iter().zip(["a", "b", "c"]).map(|(proxy, id)| {
         let server = begin(id, &format!("127.0.0.1:{}", proxy.port), flags);
-        super::instances::await_up(&server);
+        await_up(&server);
         server
     });
     let servers = servers.collect();
@@ -205,7 +205,7 @@ fn the_way_of_one_instance_is_a_black_hole() {
     let verdict = check_over(&mut redis, &servers, &plan, |_, servers| {
         proxies[0].pause();
         thread::sleep(plan.fault);
-        assert_eq!(super::instances::health(&servers[1])["redis"], "up");
+        assert_eq!(health(&servers[1])["redis"], "up");
         proxies[0].go_on();
     });
     verdict.expect_whole().expect_connected();

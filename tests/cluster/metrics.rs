@@ -21,9 +21,7 @@ fn sum(server: &Server, histogram: &str, label: &str) -> f64 {
 fn deliveries_are_timed_by_where_the_message_came_in() {
     let redis = Redis::start(&[]);
     let [a, b] = pair(&redis, &[]);
-    let (mut on_a, mut on_b) = (Client::new(&a), Client::new(&b));
-    on_a.join("r");
-    on_b.join("r");
+    let (mut on_a, mut on_b) = (Client::member(&a, "r"), Client::member(&b, "r"));
     let (of_a, of_b) = (30, 50);
     for n in 0..of_b {
         if n < of_a {
@@ -70,10 +68,7 @@ fn what_nobody_hears_is_not_timed() {
     on_a.messages("r", 1, 20);
     a.await_metric("delivery_seconds_count{origin=\"local\"", 20);
     let mut on_b = Client::new(&b);
-    let since = json!({"epoch": epoch, "offset": 0});
-    let joined = on_b.ask(json!({"type":"join","room":"r","since":since}));
-    assert_eq!(joined["recovered"], true, "{joined}");
-    on_b.messages("r", 1, 20);
+    on_b.resume("r", &epoch, 0, 20);
     assert_eq!(b.metric("delivery_seconds_count"), 0);
     on_b.publish("r", json!("now"));
     b.await_metric("delivery_seconds_count{origin=\"local\"", 1);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::instances::{begin, command, pair, start};
+use super::instances::{await_up, begin, command, pair, start};
 use super::redis::{Redis, STREAM};
 use super::support::{Client, eventually};
 
@@ -72,9 +72,7 @@ fn a_prefix_makes_a_cluster_of_its_own() {
     let redis = Redis::start(&[]);
     let a = start("a", &redis, &[]);
     let other = start("a", &redis, &["--key-prefix", "other"]);
-    let (mut on_a, mut on_other) = (Client::new(&a), Client::new(&other));
-    on_a.join("r");
-    on_other.join("r");
+    let (mut on_a, mut on_other) = (Client::member(&a, "r"), Client::member(&other, "r"));
     assert_eq!(on_a.publish("r", json!("one")), 1);
     assert_eq!(on_other.publish("r", json!("two")), 1);
     assert_eq!(on_a.messages("r", 1, 1)[0]["payload"], "one");
@@ -168,8 +166,7 @@ fn entries_of_foreign_writers_are_passed_over() {
     client.messages("r", 21, 21);
     let b = start("b", &redis, &[]);
     let mut late = Client::new(&b);
-    assert_eq!(late.rejoin("r", &epoch, 0)["recovered"], true);
-    late.messages("r", 1, 21);
+    late.resume("r", &epoch, 0, 21);
     assert_eq!(late.settle(), Vec::<Value>::new());
     assert_eq!(a.metric("gaps_told_total"), 0);
 }
@@ -205,9 +202,7 @@ fn the_stream_is_trimmed_but_where_a_group_consumes() {
     client.messages("r", 1, 1_001);
     let b = start("b", &redis, &flags);
     let mut late = Client::new(&b);
-    let joined = late.rejoin("r", &epoch, 3);
-    let got = (&joined["recovered"], &joined["offset"]);
-    assert_eq!(got, (&json!(false), &json!(1_001)));
+    late.resume_lost("r", &epoch, 3, 1_001);
     assert_eq!(client.publish("r", json!("on")), 1_002);
     late.messages("r", 1_002, 1_002);
 }
@@ -223,9 +218,8 @@ fn of_two_that_begin_at_once_with_one_id_one_goes_on() {
     });
     assert_ne!(both[gone].ended().code(), Some(0));
     let rest = &both[1 - gone];
-    super::instances::await_up(rest);
-    let mut client = Client::new(rest);
-    client.join("r");
+    await_up(rest);
+    let mut client = Client::member(rest, "r");
     assert_eq!(client.publish("r", json!(1)), 1);
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::instances::{await_degraded, await_up, begin, pair, start};
+use super::instances::{acked, await_degraded, await_up, begin, begin_publish, pair, start};
 use super::namespace::{Namespace, ip};
 use super::redis::Redis;
 use super::support::{Client, Server, eventually};
@@ -40,15 +40,13 @@ fn await_healed(server: &Server) {
 /// A publish that Redis refuses to store is held, and stored when it no longer does.
 fn check_held(server: &Server, words: &[&str], heal: impl FnOnce()) {
     let mut client = Client::new(server);
-    client.send(&json!({"type":"publish","room":"r","payload":"held","ref":"held"}));
+    begin_publish(&mut client, "r", json!("held"), "held");
     await_degraded(server);
     await_log(server, words);
     assert_eq!(server.get("/ready").status, 200);
     heal();
     await_healed(server);
-    let ack = client.find(|frame| frame["ref"] == "held");
-    assert_eq!(ack["type"], "ack", "{ack}");
-    let offset = ack["offset"].as_u64().unwrap();
+    let offset = acked(&mut client, "held");
     assert_eq!(client.publish("r", json!("after")), offset + 1);
 }
 
@@ -161,8 +159,7 @@ fn a_replica_from_the_start() {
 fn a_primary_that_becomes_a_replica() {
     let redis = Redis::start(&[]);
     let [a, b] = pair(&redis, &[]);
-    let mut elsewhere = Client::new(&b);
-    elsewhere.join("r");
+    let mut elsewhere = Client::member(&b, "r");
     redis.ask(&["REPLICAOF", "127.0.0.1", "1"]);
     check_held(&a, &["replica"], || {
         redis.ask(&["REPLICAOF", "NO", "ONE"]);
@@ -217,8 +214,7 @@ fn memory_that_throws_away_is_warned_of() {
 fn a_redis_that_loads_for_long() {
     let mut redis = Redis::lasting(&[]);
     let [a, b] = pair(&redis, &[]);
-    let mut member = Client::new(&b);
-    member.join("r");
+    let mut member = Client::member(&b, "r");
     let mut client = Client::new(&a);
     client.publish_all("r", 0..500, |n| json!(n));
     // Half of what is behind the base file, so that it takes seconds: 500 calls at the most.
@@ -226,14 +222,14 @@ fn a_redis_that_loads_for_long() {
     redis.kill();
     redis.begin();
     await_degraded(&a);
-    client.send(&json!({"type":"publish","room":"r","payload":"held","ref":"held"}));
+    begin_publish(&mut client, "r", json!("held"), "held");
     eventually("the end of loading", || {
         let answer = redis.try_ask(&["PING"])?;
         (answer == "PONG").then_some(())
     });
     await_healed(&a);
     await_healed(&b);
-    assert_eq!(client.find(|frame| frame["ref"] == "held")["offset"], 501);
+    assert_eq!(acked(&mut client, "held"), 501);
     member.messages("r", 1, 501);
 }
 

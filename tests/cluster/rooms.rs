@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::instances::{begin, health, pair, start};
+use super::instances::{await_members, await_up, begin, command, health, pair, start};
 use super::redis::Redis;
 use super::support::{Client, Server, all, eventually};
 use super::tokens::Issuer;
@@ -49,9 +49,7 @@ fn messages_and_acks_cross_both_ways() {
 fn without_echo_the_ack_takes_the_place_of_the_message() {
     let redis = Redis::start(&[]);
     let [a, b] = pair(&redis, &[]);
-    let (mut on_a, mut on_b) = (Client::new(&a), Client::new(&b));
-    on_a.join("r");
-    on_b.join("r");
+    let (mut on_a, mut on_b) = (Client::member(&a, "r"), Client::member(&b, "r"));
     for n in 1..=4 {
         let publish = json!({"type":"publish","room":"r","payload":n,"echo":n % 2 == 0});
         assert_eq!(on_a.ask(publish)["offset"], n);
@@ -110,9 +108,7 @@ fn order_is_one_for_all() {
 fn signals_cross_and_are_not_stored() {
     let redis = Redis::start(&[]);
     let [a, b] = pair(&redis, &[]);
-    let (mut on_a, mut on_b) = (Client::new(&a), Client::new(&b));
-    on_a.join("r");
-    on_b.join("r");
+    let (mut on_a, mut on_b) = (Client::member(&a, "r"), Client::member(&b, "r"));
     on_a.send(&json!({"type":"signal","room":"r","payload":{"typing":true}}));
     let signal = on_b.next("signal");
     assert_eq!(
@@ -141,10 +137,7 @@ fn presence_is_of_all_instances() {
                           "username":"Otto","members":2});
     assert_eq!(event, expected);
     for client in [&mut watcher, &mut other] {
-        let answer = eventually("both to be members", || {
-            let answer = client.ask(json!({"type":"members","room":"r"}));
-            (answer["count"] == 2).then_some(answer)
-        });
+        let answer = await_members(client, "r", 2);
         let names = answer["members"].as_array().unwrap().iter();
         let mut names: Vec<_> = names.map(|user| user["username"].clone()).collect();
         names.sort_by_key(Value::to_string);
@@ -157,13 +150,11 @@ fn presence_is_of_all_instances() {
         (&json!("leave"), &json!(1))
     );
     // One whose connection ends, and one whose instance does.
-    let mut third = Client::new(&b);
-    third.join("r");
+    let third = Client::member(&b, "r");
     assert_eq!(watcher.next("presence")["event"], "join");
     drop(third);
     assert_eq!(watcher.next("presence")["event"], "leave");
-    let mut fourth = Client::new(&b);
-    fourth.join("r");
+    let _fourth = Client::member(&b, "r");
     assert_eq!(watcher.next("presence")["event"], "join");
     if all() {
         // Its members' lease ends, in less than a test's patience.
@@ -187,12 +178,8 @@ fn an_instance_that_comes_later_knows_who_is_there() {
     let mut first = Client::new(&a);
     first.ask(json!({"type":"join","room":"r","username":"Wanda"}));
     let b = start("b", &redis, &[]);
-    let mut second = Client::new(&b);
-    second.join("r");
-    eventually("both to be members", || {
-        let answer = second.ask(json!({"type":"members","room":"r"}));
-        (answer["count"] == 2).then_some(())
-    });
+    let mut second = Client::member(&b, "r");
+    await_members(&mut second, "r", 2);
 }
 
 #[test]
@@ -226,33 +213,19 @@ fn a_client_comes_back_to_another_instance() {
     drop(client);
     // Nobody was in the room there: it is the partition log that has it.
     let mut client = Client::new(&b);
-    let joined = client.rejoin("r", &epoch, 40);
-    assert_eq!(
-        (&joined["recovered"], &joined["offset"]),
-        (&json!(true), &json!(40))
-    );
-    client.messages("r", 41, 100);
+    client.resume("r", &epoch, 40, 100);
     assert_eq!(client.publish("r", json!("on")), 101);
     client.messages("r", 101, 101);
     // An instance that has seen none of it reads the stream.
     let c = start("c", &redis, &[]);
     for (shard, since) in [(0, 0), (1, 99), (0, 101)] {
         let mut client = Client::on_shard(&c, shard);
-        let joined = client.rejoin("r", &epoch, since);
-        assert_eq!(
-            (&joined["recovered"], &joined["offset"]),
-            (&json!(true), &json!(since))
-        );
-        client.messages("r", since + 1, 101);
+        client.resume("r", &epoch, since, 101);
         assert_eq!(client.settle(), Vec::<Value>::new());
     }
     // What is of another life, or ahead of all, is said to be so.
     let mut client = Client::new(&c);
-    let joined = client.rejoin("r", &json!("00000000000100000001"), 5);
-    assert_eq!(
-        (&joined["recovered"], &joined["offset"]),
-        (&json!(false), &json!(101))
-    );
+    client.resume_lost("r", &json!("00000000000100000001"), 5, 101);
 }
 
 /// Many rooms and many pages, read by many at once, while publishing goes on.
@@ -275,8 +248,7 @@ fn many_come_back_to_an_instance_that_has_just_begun() {
             scope.spawn(move || {
                 let since = each * n / (2 * rooms);
                 let mut client = Client::on_shard(b, n % 2);
-                assert_eq!(client.rejoin(&room(n), epoch, since)["recovered"], true);
-                let messages = client.messages(&room(n), since + 1, each + 10);
+                let messages = client.resume(&room(n), epoch, since, each + 10);
                 assert_eq!(client.settle(), Vec::<Value>::new());
                 assert_eq!(messages.last().unwrap()["payload"], 9);
             });
@@ -293,9 +265,7 @@ fn many_come_back_to_an_instance_that_has_just_begun() {
 fn one_publish_sent_ten_times_over_two_instances_is_one_message() {
     let redis = Redis::start(&[]);
     let [a, b] = pair(&redis, &[]);
-    let (mut on_a, mut on_b) = (Client::new(&a), Client::new(&b));
-    on_a.join("r");
-    on_b.join("r");
+    let (mut on_a, mut on_b) = (Client::member(&a, "r"), Client::member(&b, "r"));
     let id = "0190A000-0000-7000-8000-000000000001";
     let publish = json!({"type":"publish","room":"r","payload":"once","id":id});
     // Five at the same time on each, and once more.
@@ -331,9 +301,7 @@ fn one_publish_sent_ten_times_over_two_instances_is_one_message() {
 fn a_message_whose_envelope_was_lost_is_delivered_all_the_same() {
     let redis = Redis::start(&[]);
     let [a, b] = pair(&redis, &[]);
-    let (mut on_a, mut on_b) = (Client::new(&a), Client::new(&b));
-    on_a.join("r");
-    on_b.join("r");
+    let (mut on_a, mut on_b) = (Client::member(&a, "r"), Client::member(&b, "r"));
     on_a.publish("r", json!(1));
     on_b.messages("r", 1, 1);
     for round in 0..3 {
@@ -363,19 +331,15 @@ fn an_instance_restarts_at_once_on_its_directory() {
         };
         let address = redis.address();
         let began = std::time::Instant::now();
-        server = Server::spawn(
-            super::instances::command(dir.path(), "a", &address, &[]),
-            dir,
-        );
-        super::instances::await_up(&server);
+        server = Server::spawn(command(dir.path(), "a", &address, &[]), dir);
+        await_up(&server);
         let took = began.elapsed();
         assert!(
             took < Duration::from_secs(4),
             "it waits for no lease: {took:?}"
         );
         let mut client = Client::new(&server);
-        assert_eq!(client.rejoin("r", &epoch, 0)["recovered"], true);
-        client.messages("r", 1, n);
+        client.resume("r", &epoch, 0, n);
     }
 }
 
@@ -440,10 +404,7 @@ fn a_user_with_tokens_is_one_on_all_instances() {
         for ann in &mut anns {
             ann.join("r");
         }
-        eventually("one member on both", || {
-            let members = bob.ask(json!({"type":"members","room":"r"}));
-            (members["count"] == 1).then_some(())
-        });
+        await_members(&mut bob, "r", 1);
         let offset = bob.publish("@ann", json!(key));
         for ann in &mut anns {
             ann.messages("@ann", offset, offset);

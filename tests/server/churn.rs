@@ -51,8 +51,7 @@ pub(crate) struct Rest {
 impl Rest {
     /// `staying`: clients that are there, each in one room.
     pub(crate) fn of(server: &Server, staying: u64) -> Self {
-        let mut watcher = Client::new(server);
-        watcher.join("a");
+        let watcher = Client::member(server, "a");
         server.await_metric("members", staying + 1);
         Self {
             staying,

@@ -57,8 +57,7 @@ fn kill_9_in_the_middle_of_acked_publishes() {
         let joined = client.join(room);
         assert_eq!(&joined["epoch"], epoch, "the same life of the offsets");
         let newest = joined["offset"].as_u64().unwrap();
-        assert_eq!(client.rejoin(room, epoch, 0)["recovered"], true);
-        let messages = client.messages(room, 1, newest);
+        let messages = client.resume(room, epoch, 0, newest);
         let ids: HashSet<_> = messages.iter().map(|m| m["id"].as_str().unwrap()).collect();
         assert_eq!(ids.len() as u64, newest, "each once");
         // Acked is there, under its offset.
@@ -79,8 +78,7 @@ fn kill_9_in_the_middle_of_acked_publishes() {
             let since = seen.len() as u64;
             assert!(since <= newest);
             let mut client = Client::on_shard(&server, shard);
-            assert_eq!(client.rejoin(room, epoch, since)["recovered"], true);
-            let rest = client.messages(room, since + 1, newest);
+            let rest = client.resume(room, epoch, since, newest);
             assert_eq!(rest, messages[since as usize..]);
             if shard == 0 {
                 assert_eq!(client.settle(), Vec::<Value>::new());
@@ -147,12 +145,11 @@ fn an_epoch_outlives_a_restart_of_any_kind() {
     let epoch = client.join("a")["epoch"].clone();
     let server = Server::start_on(server.kill(), &[]);
     let mut client = Client::new(&server);
-    assert_eq!(client.rejoin("a", &epoch, 0)["recovered"], true);
+    client.resume("a", &epoch, 0, 0);
     client.publish("a", json!(1));
     client.messages("a", 1, 1);
     drop(client);
     let server = Server::start_on(server.stop(), &[]);
     let mut client = Client::new(&server);
-    assert_eq!(client.rejoin("a", &epoch, 0)["recovered"], true);
-    client.messages("a", 1, 1);
+    client.resume("a", &epoch, 0, 1);
 }

@@ -168,8 +168,7 @@ fn what_does_not_get_smaller_goes_as_it_is() {
 fn what_clients_send_deflated_is_taken() {
     let server = Server::start(&["--deflate"]);
     let mut raw = member(&server, "r");
-    let mut other = Client::new(&server);
-    other.join("r");
+    let mut other = Client::member(&server, "r");
     let publish = |n: u64| {
         let payload = json!({"n":n,"fill":"the same again ".repeat(50)});
         json!({"type":"publish","room":"r","payload":payload,"echo":false,"ref":n}).to_string()

@@ -328,7 +328,6 @@ fn a_full_disk_is_unavailable_and_heals() {
     let dir = server.kill();
     let server = Server::start_on(dir, &[]);
     let mut client = Client::new(&server);
-    assert_eq!(client.rejoin("a", &epoch, 0)["recovered"], true);
-    client.messages("a", 1, offset);
+    client.resume("a", &epoch, 0, offset);
     assert_eq!(client.settle(), Vec::<Value>::new());
 }

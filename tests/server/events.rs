@@ -183,8 +183,7 @@ fn a_slow_reader_is_told_or_closed() {
         let server = Server::start(&["--slow-consumer", mode, "--room-log-bytes", "1MiB"]);
         let mut stream = Stream::over(connect_narrow(server.port), "a", "");
         stream.may_be_cut = is_closed;
-        let mut client = Client::new(&server);
-        client.join("a");
+        let mut client = Client::member(&server, "a");
         let mut sent = 0;
         // Until it has fallen off the log, beyond what the sockets hold. That is noticed when its
         // socket takes bytes again, unless such are closed.

@@ -20,8 +20,7 @@ fn publish(client: &mut Client, room: &str, id: &str) -> u64 {
 fn the_same_id_is_one_message() {
     for store in ["sqlite", "memory"] {
         let server = Server::start(&["--store", store]);
-        let mut member = Client::new(&server);
-        member.join("a");
+        let mut member = Client::member(&server, "a");
         let mut first = Client::on_shard(&server, 0);
         let mut second = Client::on_shard(&server, 1);
         first.publish("a", json!(0));
@@ -44,8 +43,7 @@ fn the_same_id_is_one_message() {
 #[test]
 fn the_same_id_many_times_at_once() {
     let server = Server::start(&[]);
-    let mut member = Client::new(&server);
-    member.join("a");
+    let mut member = Client::member(&server, "a");
     let mut clients: Vec<_> = (0..4).map(|n| Client::on_shard(&server, n % 2)).collect();
     for n in 0..200 {
         let id = format!("0190a000-0000-7000-8000-{:012x}", n % 20);
@@ -77,8 +75,7 @@ fn after_a_restart() {
     client.publish("a", json!(0));
     assert_eq!(publish(&mut client, "a", ID), 2);
     let server = Server::start_on(server.kill(), &[]);
-    let mut client = Client::new(&server);
-    client.join("a");
+    let mut client = Client::member(&server, "a");
     assert_eq!(publish(&mut client, "a", ID), 2);
     assert_eq!(client.publish("a", json!(0)), 3);
     client.messages("a", 3, 3);
@@ -88,8 +85,7 @@ fn after_a_restart() {
 #[test]
 fn after_the_window_the_store_still_knows() {
     let server = Server::start(&["--dedupe-window", "0s"]);
-    let mut client = Client::new(&server);
-    client.join("a");
+    let mut client = Client::member(&server, "a");
     assert_eq!(publish(&mut client, "a", ID), 1);
     assert_eq!(client.publish("a", json!(0)), 2);
     for _ in 0..3 {

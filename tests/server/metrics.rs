@@ -56,8 +56,7 @@ fn the_counters_are_the_ledgers() {
     clients[0].ask_error(json!({"type":"nonsense"}));
     let epoch = clients[1].ask(json!({"type":"join","room":"alone"}))["epoch"].clone();
     let mut back = Client::new(&server);
-    assert_eq!(back.rejoin("alone", &epoch, 0)["recovered"], true);
-    back.messages("alone", 1, 1);
+    back.resume("alone", &epoch, 0, 1);
     clients.pop().unwrap().close();
     drop(clients.pop());
 
@@ -244,8 +243,7 @@ fn a_scrape_is_quick_while_connections_storm() {
             .map(|_| {
                 scope.spawn(|| {
                     for _ in 0..150 {
-                        let mut client = Client::new(&server);
-                        client.join("storm");
+                        let client = Client::member(&server, "storm");
                         client.close();
                     }
                 })
@@ -277,8 +275,7 @@ fn signals_that_are_dropped_are_counted() {
     let server = Server::start(&["--shards", "1"]);
     let mut deaf = Client::over(crate::support::connect_narrow(server.port), "/ws");
     deaf.join("r");
-    let mut loud = Client::new(&server);
-    loud.join("r");
+    let mut loud = Client::member(&server, "r");
     let payload: Value = json!("x".repeat(16_000));
     let began = Instant::now();
     while server.metric("signals_dropped_total") == 0 {

@@ -144,8 +144,7 @@ fn rooms_are_joined_switched_and_left_by_keyboard_and_unread_ones_are_told() {
 fn the_past_is_looked_at_by_scrolling_and_the_list_has_a_bound() {
     let Some(browser) = browser() else { return };
     let server = Server::start(&[]);
-    let mut client = Client::new(&server);
-    client.join("lobby");
+    let mut client = Client::member(&server, "lobby");
     client.publish_all("lobby", 0..200, |n| json!(format!("number {}", n + 1)));
     let window = Window::first(&browser);
     window.open(server.port);
@@ -243,8 +242,7 @@ fn the_past_is_looked_at_by_scrolling_and_the_list_has_a_bound() {
 fn the_past_comes_from_the_server_by_scrolling() {
     let Some(browser) = browser() else { return };
     let server = Server::start(&["--room-log-bytes", "1MiB"]);
-    let mut client = Client::new(&server);
-    client.join("lobby");
+    let mut client = Client::member(&server, "lobby");
     client.publish_all("lobby", 0..330, |n| json!(format!("number {}", n + 1)));
     // What is said elsewhere takes the room log's place.
     client.publish_all("other", 0..300, |_| json!("x".repeat(4_000)));

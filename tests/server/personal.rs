@@ -34,9 +34,7 @@ fn ones_own_may_be_joined_and_resumed() {
     user.messages(&room, 1, 3);
     let joined = user.join(&room);
     assert_eq!(joined["offset"], 3);
-    let joined = user.rejoin(&room, &joined["epoch"], 1);
-    assert_eq!(joined["recovered"], true);
-    user.messages(&room, 2, 3);
+    user.resume(&room, &joined["epoch"], 1, 3);
     assert_eq!(sender.publish(&room, json!(3)), 4);
     user.messages(&room, 4, 4);
     assert_eq!(user.settle(), Vec::<Value>::new());
@@ -84,6 +82,5 @@ fn what_came_while_away_is_there_to_be_resumed() {
     assert_eq!(left["type"], "left");
     assert_eq!(sender.publish(&room, json!(1)), 1);
     user.messages(&room, 1, 1);
-    assert_eq!(user.rejoin(&room, &joined["epoch"], 0)["recovered"], true);
-    user.messages(&room, 1, 1);
+    user.resume(&room, &joined["epoch"], 0, 1);
 }

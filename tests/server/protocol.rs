@@ -228,8 +228,7 @@ fn publish_with_every_combination() {
 #[test]
 fn a_sender_need_not_have_joined() {
     let server = Server::start(&[]);
-    let mut member = Client::new(&server);
-    member.join("a");
+    let mut member = Client::member(&server, "a");
     let mut stranger = Client::new(&server);
     assert_eq!(stranger.publish("a", json!("hello")), 1);
     assert_eq!(member.messages("a", 1, 1)[0]["payload"], "hello");
@@ -239,8 +238,7 @@ fn a_sender_need_not_have_joined() {
 #[test]
 fn payload_metadata_and_ref_are_spliced_byte_for_byte() {
     let server = Server::start(&[]);
-    let mut client = Client::new(&server);
-    client.join("a");
+    let mut client = Client::member(&server, "a");
     for payload in [
         r#"{ "b" : 1.0e+2 , "a":[ ] ,"a":"\u00e9\/" }"#,
         "null",
@@ -415,11 +413,9 @@ fn presence_by_joining_again() {
     let server = Server::start(&[]);
     let mut constant = Client::new(&server);
     constant.ask(json!({"type":"join","room":"a","presence":true}));
-    let mut watcher = Client::new(&server);
-    watcher.join("a");
+    let mut watcher = Client::member(&server, "a");
     watcher.ask(json!({"type":"join","room":"a","presence":true}));
-    let mut other = Client::new(&server);
-    other.join("a");
+    let mut other = Client::member(&server, "a");
     assert_eq!(watcher.next("presence")["user_id"], json!(other.id));
 
     watcher.join("a");

@@ -236,8 +236,7 @@ fn pongs_wait_within_bounds() {
 #[test]
 fn who_keeps_to_its_rate_is_never_refused() {
     let server = Server::start(&["--rate-limit", "200", "--rate-limit-address", "400"]);
-    let mut client = Client::new(&server);
-    client.join("a");
+    let mut client = Client::member(&server, "a");
     let began = Instant::now();
     let mut sent = 0;
     // Step by step with the clock, in groups.

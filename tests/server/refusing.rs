@@ -56,8 +56,7 @@ fn what_the_kernel_refuses_is_done_again() {
         }
         // Many that come and go.
         for n in 0..300 {
-            let mut client = Client::new(&server);
-            client.join("r");
+            let mut client = Client::member(&server, "r");
             assert_eq!(client.publish("r", json!(n)), 2_001 + n);
             assert_eq!(client.close(), 1000, "{error}");
         }

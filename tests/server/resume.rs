@@ -21,13 +21,7 @@ fn from_the_room_log_on_either_shard() {
         for shard in [0, 1] {
             for since in [0, 1, 37, 49, 50] {
                 let mut client = Client::on_shard(&server, shard);
-                let joined = client.rejoin("a", &epoch, since);
-                assert_eq!(
-                    joined["recovered"], true,
-                    "{store}, shard {shard}, since {since}"
-                );
-                assert_eq!(joined["offset"], since);
-                let messages = client.messages("a", since + 1, 50);
+                let messages = client.resume("a", &epoch, since, 50);
                 assert!(messages.iter().zip(since..).all(|(m, n)| m["payload"] == n));
                 assert_eq!(client.settle(), Vec::<Value>::new());
             }
@@ -45,8 +39,7 @@ fn beyond_the_room_log_from_the_store() {
     let mut newest = 2_500;
     for (shard, since) in [(0, 0), (1, 0), (0, 1_234), (1, 2_499)] {
         let mut client = Client::on_shard(&server, shard);
-        assert_eq!(client.rejoin("a", &epoch, since)["recovered"], true);
-        let messages = client.messages("a", since + 1, newest);
+        let messages = client.resume("a", &epoch, since, newest);
         for (message, n) in messages.iter().zip(since..2_500) {
             assert_eq!(message["payload"], big(n));
         }
@@ -87,11 +80,7 @@ fn what_is_not_ours_is_not_recovered() {
             assert_eq!(other.settle(), Vec::<Value>::new(), "none is replayed");
         }
         // A room that never was.
-        let joined = client.rejoin("new", &epoch, 5);
-        assert_eq!(
-            (&joined["recovered"], &joined["offset"]),
-            (&json!(false), &json!(0))
-        );
+        client.resume_lost("new", &epoch, 5, 0);
     }
 }
 
@@ -104,25 +93,15 @@ fn in_memory_only_as_far_as_the_log_goes() {
     publisher.publish_all("a", 0..1_500, big);
     for shard in [0, 1] {
         let mut client = Client::on_shard(&server, shard);
-        let joined = client.rejoin("a", &epoch, 10);
-        assert_eq!(
-            (&joined["recovered"], &joined["offset"]),
-            (&json!(false), &json!(1_500))
-        );
-        assert_eq!(client.settle(), Vec::<Value>::new());
+        client.resume_lost("a", &epoch, 10, 1_500);
         let mut client = Client::on_shard(&server, shard);
-        assert_eq!(client.rejoin("a", &epoch, 1_400)["recovered"], true);
-        client.messages("a", 1_401, 1_500);
+        client.resume("a", &epoch, 1_400, 1_500);
     }
     drop(publisher);
     // Nothing of it outlives the process.
     let server = Server::start_on(server.stop(), &["--store", "memory"]);
     let mut client = Client::new(&server);
-    let joined = client.rejoin("a", &epoch, 1_450);
-    assert_eq!(
-        (&joined["recovered"], &joined["offset"]),
-        (&json!(false), &json!(0))
-    );
+    let joined = client.resume_lost("a", &epoch, 1_450, 0);
     let new = joined["epoch"].as_str().unwrap();
     assert!(new > epoch.as_str().unwrap(), "epochs sort by time");
 }
@@ -152,7 +131,7 @@ fn after_retention_has_deleted() {
         "the offsets go on"
     );
     let mut client = Client::new(&server);
-    assert_eq!(client.rejoin("a", &epoch, 20)["recovered"], true);
+    client.resume("a", &epoch, 20, 20);
     assert_eq!(client.publish("a", json!("new")), 21);
     client.messages("a", 21, 21);
 }
@@ -174,11 +153,9 @@ fn a_hole_deep_in_the_store_is_told_by_joined() {
     for shard in [0, 1] {
         for (since, recovered) in [(0, false), (2_499, false), (2_500, true)] {
             let mut client = Client::on_shard(&server, shard);
-            let joined = client.rejoin("a", &epoch, since);
-            assert_eq!(joined["recovered"], recovered, "since {since}: {joined}");
             match recovered {
-                true => drop(client.messages("a", since + 1, 3_000)),
-                false => assert_eq!(client.settle(), Vec::<Value>::new(), "none is replayed"),
+                true => drop(client.resume("a", &epoch, since, 3_000)),
+                false => drop(client.resume_lost("a", &epoch, since, 3_000)),
             }
         }
     }
@@ -201,11 +178,9 @@ fn own_messages_without_echo_are_part_of_it() {
         .collect();
     assert_eq!(seen, [2, 4]);
     // On the same connection and on a new one.
-    assert_eq!(client.rejoin("a", &epoch, 0)["recovered"], true);
-    client.messages("a", 1, 4);
+    client.resume("a", &epoch, 0, 4);
     let mut client = Client::new(&server);
-    client.rejoin("a", &epoch, 0);
-    client.messages("a", 1, 4);
+    client.resume("a", &epoch, 0, 4);
     assert_eq!(client.settle(), Vec::<Value>::new());
 }
 
@@ -229,8 +204,7 @@ fn a_storm_while_publishing_goes_on() {
                 scope.spawn(move || {
                     let since = before * comer / clients;
                     let mut client = Client::on_shard(server, comer % 2);
-                    assert_eq!(client.rejoin("a", epoch, since)["recovered"], true);
-                    let messages = client.messages("a", since + 1, before + during);
+                    let messages = client.resume("a", epoch, since, before + during);
                     let numbers = messages.iter().map(|m| m["payload"]["n"].as_u64());
                     assert!(numbers.eq((since..before + during).map(Some)));
                     assert_eq!(client.settle(), Vec::<Value>::new());

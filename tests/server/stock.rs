@@ -112,8 +112,7 @@ fn websocat_joins_and_talks() {
         return skip("this needs websocat (cargo install websocat)");
     };
     let server = Server::start(&["--deflate"]);
-    let mut other = Client::new(&server);
-    other.join("lobby");
+    let mut other = Client::member(&server, "lobby");
     websocat.arg(format!("{}/ws", url(&server)));
     let websocat = websocat.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut websocat = websocat.spawn().unwrap();

@@ -53,8 +53,7 @@ fn resets_with_sends_in_flight_touch_nothing_they_should_not() {
     drop((rest, traffic));
     // And some that end well.
     in_turns(0..50, |n| {
-        let mut client = Client::new(&server);
-        client.join("a");
+        let mut client = Client::member(&server, "a");
         client.publish("a", json!(n));
         assert_eq!(client.close(), 1000);
     });

@@ -28,6 +28,13 @@ impl Client {
         Self::open(server, "/ws")
     }
 
+    /// One that has joined a room.
+    pub(crate) fn member(server: &Server, room: &str) -> Self {
+        let mut client = Self::new(server);
+        client.join(room);
+        client
+    }
+
     pub(crate) fn open(server: &Server, path: &str) -> Self {
         Self::over(connect(server.port), path)
     }
@@ -171,6 +178,36 @@ impl Client {
         let since = json!({"epoch":epoch,"offset":offset});
         let joined = self.ask(json!({"type":"join","room":room,"since":since}));
         assert_eq!(joined["type"], "joined", "{joined}");
+        joined
+    }
+
+    /// Joins from a position and misses nothing up to `last`: what it gets.
+    pub(crate) fn resume(
+        &mut self,
+        room: &str,
+        epoch: &Value,
+        since: u64,
+        last: u64,
+    ) -> Vec<Value> {
+        let joined = self.rejoin(room, epoch, since);
+        assert_eq!(joined["recovered"], true, "since {since}: {joined}");
+        assert_eq!(joined["offset"], since, "{joined}");
+        self.messages(room, since + 1, last)
+    }
+
+    /// Joins from a position behind which not all can be had: nothing is replayed, and it stands at
+    /// the newest. What it was told.
+    pub(crate) fn resume_lost(
+        &mut self,
+        room: &str,
+        epoch: &Value,
+        since: u64,
+        newest: u64,
+    ) -> Value {
+        let joined = self.rejoin(room, epoch, since);
+        assert_eq!(joined["recovered"], false, "since {since}: {joined}");
+        assert_eq!(joined["offset"], newest, "since {since}: {joined}");
+        assert_eq!(self.settle(), Vec::<Value>::new(), "none is replayed");
         joined
     }
 
