@@ -13,7 +13,7 @@
 //! | `names` | what stands in Redis, foreign writers, trimming, INSTANCE_ID |
 //! | `listing` | the list of rooms, from all instances and what is stored |
 //! | `history` | the past in PostgreSQL and stream, joined |
-//! | `redis`, `postgres`, `talk`, `proxy`, `instances` | what the tests are made of |
+//! | `redis`, `postgres`, `talk`, `proxy`, `instances`, `hand` | what the tests are made of |
 //!
 //! `RINGCAST_TEST_REDIS=/path/to/server` runs them over that server: another version of Redis, or
 //! Valkey. `RINGCAST_TEST_ALL=1` makes the ledgers long: 100,000 messages, faults of ten seconds.
@@ -30,6 +30,8 @@ mod away;
 #[path = "server/browser.rs"]
 #[allow(dead_code, reason = "the tests of one server use the rest of it")]
 mod browser;
+#[path = "cluster/hand.rs"]
+mod hand;
 #[path = "cluster/history.rs"]
 mod history;
 #[path = "cluster/instances.rs"]

@@ -1,137 +1,40 @@
 //! The past beyond memory: PostgreSQL and the stream, joined, for those who come back and over
 //! HTTP.
 //!
-//! What a worker does is done here by hand, so that a test has each step in its hand: read the
-//! stream as its group, COPY, acknowledge, trim.
+//! What a worker does is done by hand: see `hand`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ringcast::pg::{CopyBuffer, Request};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::instances::{await_up, begin, start};
-use super::postgres::Postgres;
-use super::redis::Redis;
+use super::hand::Hand;
+use super::instances::{await_up, begin};
+use super::redis::STREAM;
 use super::support::{Answer, Client, Server, all, connect, eventually, talking};
 use super::talk::Talk;
 
-const STREAM: &str = "gosocket:messages:stream";
-const GROUP: &str = "persist-workers";
-const COPY: &str = "COPY messages (room_name, id, epoch, \"offset\", user_id, username, payload, \
-                    metadata, created_at) FROM STDIN (FORMAT binary)";
-/// The schema.
-const TABLES: &str = include_str!("../../migrations/init.sql");
-
-/// A worker whose every step is a test's.
-struct Hand<'a> {
-    redis: &'a Redis,
-    talk: Talk,
+/// An instance that remembers little, a member of its room `r`, and the room's epoch.
+fn in_room(hand: &Hand) -> (Server, Client, Value) {
+    let server = hand.reader("a");
+    let mut client = Client::new(&server);
+    let epoch = client.join("r")["epoch"].clone();
+    (server, client, epoch)
 }
 
-impl<'a> Hand<'a> {
-    fn new(redis: &'a Redis, postgres: &Postgres) -> Self {
-        let mut talk = Talk::new(postgres);
-        talk.sql(TABLES);
-        redis.ask(&["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"]);
-        Self { redis, talk }
-    }
-
-    /// Takes so many entries at most; all that `stores` says is stored and acknowledged, the rest
-    /// stays pending. How many were taken.
-    fn work(&mut self, count: usize, stores: impl Fn(&str, u64) -> bool) -> usize {
-        let count = count.to_string();
-        let words = [
-            "XREADGROUP",
-            "GROUP",
-            GROUP,
-            "hand",
-            "COUNT",
-            &count,
-            "STREAMS",
-            STREAM,
-            ">",
-        ];
-        let answer = self.redis.ask(&words);
-        let Some(entries) = answer[0][1].as_array().cloned() else {
-            return 0;
-        };
-        let mut rows = CopyBuffer::default();
-        let mut ids = Vec::new();
-        for entry in &entries {
-            let field = |name: &str| {
-                let mut pairs = entry[1].as_array().unwrap().chunks(2);
-                let pair = pairs.find(|pair| pair[0] == name).unwrap();
-                pair[1].as_str().unwrap().to_owned()
-            };
-            let some = |name: &str| Some(field(name)).filter(|text| !text.is_empty());
-            let (room, offset) = (field("room_name"), field("offset").parse().unwrap());
-            if !stores(&room, offset) {
-                continue;
-            }
-            let sent_at = entry[0].as_str().unwrap().split('-').next().unwrap();
-            rows.row(9)
-                .text(&room)
-                .uuid(field("id").parse().unwrap())
-                .text(&field("epoch"))
-                .bigint(offset as i64)
-                .text(&field("user_id"))
-                .optional_text(some("username").as_deref())
-                .jsonb(field("payload").as_bytes())
-                .optional_jsonb(some("metadata").as_ref().map(String::as_bytes))
-                .timestamptz(sent_at.parse().unwrap());
-            ids.push(entry[0].as_str().unwrap().to_owned());
-        }
-        if !ids.is_empty() {
-            self.talk.ask(Request::copy(COPY, rows.finish())).unwrap();
-            let words = [&["XACK", STREAM, GROUP][..], &texts(&ids)].concat();
-            self.redis.ask(&words);
-        }
-        entries.len()
-    }
-
-    /// Acknowledges what was taken and not stored.
-    fn set_aside(&self) {
-        let pending = self
-            .redis
-            .ask(&["XPENDING", STREAM, GROUP, "-", "+", "1000"]);
-        let ids = pending.as_array().unwrap().iter();
-        let ids: Vec<_> = ids.map(|it| it[0].as_str().unwrap().to_owned()).collect();
-        self.redis
-            .ask(&[&["XACK", STREAM, GROUP][..], &texts(&ids)].concat());
-    }
-
-    /// Takes all that is there.
-    fn work_all(&mut self) {
-        while self.work(500, |_, _| true) > 0 {}
-    }
-
-    /// Takes out of the stream what is below the floor.
-    fn trim(&self) {
-        let pending = self.redis.ask(&["XPENDING", STREAM, GROUP]);
-        let groups = self.redis.ask(&["XINFO", "GROUPS", STREAM]);
-        let fields = groups[0].as_array().unwrap();
-        let at = fields.iter().position(|it| it == "last-delivered-id");
-        let delivered = fields[at.unwrap() + 1].as_str().unwrap().to_owned();
-        let floor = pending[1].as_str().unwrap_or(&delivered);
-        self.redis.ask(&["XTRIM", STREAM, "MINID", floor]);
-    }
+/// What is said to who joins from there; it may be refused.
+fn ask_since(server: &Server, epoch: &Value, offset: u64) -> Value {
+    let since = json!({"epoch": epoch, "offset": offset});
+    Client::new(server).ask(json!({"type": "join", "room": "r", "since": since}))
 }
 
-fn texts(texts: &[String]) -> Vec<&str> {
-    texts.iter().map(String::as_str).collect()
-}
-
-/// An instance that remembers little and reads what is stored.
-fn reader(id: &str, redis: &Redis, postgres: &Postgres) -> Server {
-    let url = postgres.url();
-    start(
-        id,
-        redis,
-        &["--room-log-bytes", "1MiB", "--postgres-url", &url],
-    )
+/// Waits until PostgreSQL is asked again: who joins from there gets what it has missed.
+fn await_resume(server: &Server, epoch: &Value, offset: u64) {
+    eventually("PostgreSQL to be asked", || {
+        (ask_since(server, epoch, offset)["recovered"] == true).then_some(())
+    });
 }
 
 fn big(n: u64) -> Value {
@@ -169,11 +72,8 @@ fn first_event(server: &Server, room: &str, id: &str) -> String {
 /// coming, and are stored and trimmed.
 #[test]
 fn a_cold_instance_joins_what_is_stored_with_the_stream() {
-    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
-    let mut hand = Hand::new(&redis, &postgres);
-    let a = reader("a", &redis, &postgres);
-    let mut client = Client::new(&a);
-    let epoch = client.join("r")["epoch"].clone();
+    let mut hand = Hand::start();
+    let (a, mut client, epoch) = in_room(&hand);
     client.publish_all("r", 0..3_000, big);
     client.publish_all("s", 0..200, big);
     while hand.redis.stream_len() > 0 && hand.work(500, |_, _| true) == 500 {}
@@ -182,7 +82,7 @@ fn a_cold_instance_joins_what_is_stored_with_the_stream() {
     client.kept();
     // 3,000 in PostgreSQL only, 1,000 in the stream, the last of them in the memory of `a`.
     assert!(hand.redis.stream_len() >= 1_000);
-    let b = reader("b", &redis, &postgres);
+    let b = hand.reader("b");
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let talking = scope.spawn(|| {
@@ -203,10 +103,8 @@ fn a_cold_instance_joins_what_is_stored_with_the_stream() {
                 let (b, epoch) = (&b, &epoch);
                 scope.spawn(move || {
                     let mut client = Client::new(b);
-                    let joined = client.rejoin("r", epoch, since);
-                    assert_eq!(joined["recovered"], true, "since {since}: {joined}");
-                    assert_eq!(joined["offset"], since);
-                    for (message, n) in client.messages("r", since + 1, 4_200).iter().zip(since..) {
+                    let messages = client.resume("r", epoch, since, 4_200);
+                    for (message, n) in messages.iter().zip(since..) {
                         assert_eq!(message["payload"]["n"], n);
                     }
                 })
@@ -223,30 +121,24 @@ fn a_cold_instance_joins_what_is_stored_with_the_stream() {
     });
     // The other room is stored only.
     let mut client = Client::new(&b);
-    assert_eq!(client.rejoin("s", &epoch, 17)["recovered"], true);
-    client.messages("s", 18, 200);
+    client.resume("s", &epoch, 17, 200);
 }
 
 /// Workers commit out of order: what one has not stored yet is in the stream, between what is.
 #[test]
 fn what_is_pending_is_found_between_what_is_stored() {
-    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
-    let mut hand = Hand::new(&redis, &postgres);
-    let a = reader("a", &redis, &postgres);
-    let mut client = Client::new(&a);
-    let epoch = client.join("r")["epoch"].clone();
+    let mut hand = Hand::start();
+    let (_a, mut client, epoch) = in_room(&hand);
     client.publish_all("r", 0..1_000, big);
     hand.work(1_000, |_, offset| {
         !(400..=420).contains(&offset) && offset != 900
     });
     hand.trim();
     drop(client);
-    let b = reader("b", &redis, &postgres);
+    let b = hand.reader("b");
     for since in [0, 398, 399, 400, 410, 420, 421, 899, 900] {
         let mut client = Client::new(&b);
-        let joined = client.rejoin("r", &epoch, since);
-        assert_eq!(joined["recovered"], true, "since {since}: {joined}");
-        client.messages("r", since + 1, 1_000);
+        client.resume("r", &epoch, since, 1_000);
     }
     let page = get(&b, "r", "after=390&limit=50");
     assert_eq!(offsets(&page), (391..=440).collect::<Vec<_>>());
@@ -255,18 +147,14 @@ fn what_is_pending_is_found_between_what_is_stored() {
 /// What was deleted for its age, or set aside, nobody has: a resume is told, history has the rest.
 #[test]
 fn a_hole_below_the_floor_is_final() {
-    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
-    let mut hand = Hand::new(&redis, &postgres);
-    let a = reader("a", &redis, &postgres);
-    let mut client = Client::new(&a);
-    let epoch = client.join("r")["epoch"].clone();
+    let mut hand = Hand::start();
+    let (_a, mut client, epoch) = in_room(&hand);
     client.publish_all("r", 0..2_000, big);
-    hand.work_all();
-    hand.trim();
+    hand.store_all();
     hand.redis.ask(&["XTRIM", STREAM, "MAXLEN", "0"]);
     hand.talk
         .sql("DELETE FROM messages WHERE \"offset\" <= 100 OR \"offset\" = 150");
-    let b = reader("b", &redis, &postgres);
+    let b = hand.reader("b");
     for (since, recovered) in [
         (0, false),
         (99, false),
@@ -276,11 +164,9 @@ fn a_hole_below_the_floor_is_final() {
         (1_999, true),
     ] {
         let mut client = Client::new(&b);
-        let joined = client.rejoin("r", &epoch, since);
-        assert_eq!(joined["recovered"], recovered, "since {since}: {joined}");
         match recovered {
-            true => drop(client.messages("r", since + 1, 2_000)),
-            false => assert_eq!(client.settle(), Vec::<Value>::new(), "none is replayed"),
+            true => drop(client.resume("r", &epoch, since, 2_000)),
+            false => drop(client.resume_lost("r", &epoch, since, 2_000)),
         }
     }
     let page = get(&b, "r", "after=0&limit=120");
@@ -290,48 +176,33 @@ fn a_hole_below_the_floor_is_final() {
     assert_eq!(offsets(&page), want);
     // Nobody is told that something is gone because nobody answers.
     hand.talk.sql("SELECT 1");
-    postgres.signal_all(Signal::STOP);
-    let mut client = Client::new(&b);
-    let since = json!({"epoch": epoch, "offset": 500});
-    let answer = client.ask(json!({"type": "join", "room": "r", "since": since}));
-    postgres.signal_all(Signal::CONT);
+    hand.postgres.signal_all(Signal::STOP);
+    let answer = ask_since(&b, &epoch, 500);
+    hand.postgres.signal_all(Signal::CONT);
     assert_eq!(answer["code"], "unavailable", "{answer}");
-    eventually("PostgreSQL to be asked again", || {
-        let since = json!({"epoch": epoch, "offset": 500});
-        let answer = client.ask(json!({"type": "join", "room": "r", "since": since}));
-        (answer["recovered"] == true).then_some(())
-    });
+    await_resume(&b, &epoch, 500);
 }
 
 /// An entry that PostgreSQL refused, many pages behind where a resume begins: known before
 /// `joined`, however many ask at once. Who begins behind it misses nothing.
 #[test]
 fn a_dead_entry_deep_in_the_past_is_told_by_joined() {
-    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
-    let mut hand = Hand::new(&redis, &postgres);
-    let a = reader("a", &redis, &postgres);
-    let mut client = Client::new(&a);
-    let epoch = client.join("r")["epoch"].clone();
+    let mut hand = Hand::start();
+    let (_a, mut client, epoch) = in_room(&hand);
     client.publish_all("r", 0..3_000, big);
     // Taken, set aside and acknowledged: the stream has it still, but below the floor.
     hand.work(2_500, |_, offset| offset != 1_500);
     hand.set_aside();
     drop(client);
-    let b = reader("b", &redis, &postgres);
+    let b = hand.reader("b");
     std::thread::scope(|scope| {
         for since in (0..3_000).step_by(100).chain([1_498, 1_499]) {
             let (b, epoch) = (&b, &epoch);
             scope.spawn(move || {
                 let mut client = Client::new(b);
-                let joined = client.rejoin("r", epoch, since);
-                assert_eq!(
-                    joined["recovered"],
-                    since >= 1_500,
-                    "since {since}: {joined}"
-                );
                 match since >= 1_500 {
-                    true => drop(client.messages("r", since + 1, 3_000)),
-                    false => assert_eq!(joined["offset"], 3_000),
+                    true => drop(client.resume("r", epoch, since, 3_000)),
+                    false => drop(client.resume_lost("r", epoch, since, 3_000)),
                 }
             });
         }
@@ -348,29 +219,25 @@ fn a_dead_entry_deep_in_the_past_is_told_by_joined() {
 /// History over HTTP: both ways over PostgreSQL, stream and memory, and on into the epoch before.
 #[test]
 fn history_goes_through_all_that_keeps_it() {
-    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
-    let mut hand = Hand::new(&redis, &postgres);
-    let a = reader("a", &redis, &postgres);
-    let mut client = Client::new(&a);
-    let first = client.join("r")["epoch"].clone();
+    let mut hand = Hand::start();
+    let (a, mut client, first) = in_room(&hand);
     client.publish_all("r", 0..300, big);
-    hand.work_all();
-    hand.trim();
+    hand.store_all();
     // Redis has lost all: a new epoch.
-    redis.ask(&["FLUSHALL"]);
+    hand.redis.ask(&["FLUSHALL"]);
     let second = eventually("a new epoch", || {
         let mut client = Client::new(&a);
         let epoch = client.join("r")["epoch"].clone();
         (epoch != first).then_some(epoch)
     });
-    redis.ask(&["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"]);
+    hand.begin_group();
     let mut client = Client::new(&a);
     client.publish_all("r", 0..500, big);
     client.publish("other", json!(1));
     hand.work(250, |_, _| true);
     hand.trim();
     client.publish_all("r", 500..1_500, big);
-    let b = reader("b", &redis, &postgres);
+    let b = hand.reader("b");
     for server in [&a, &b] {
         let mut found = Vec::new();
         let (mut epoch, mut before) = (second.clone(), u64::MAX);
@@ -426,9 +293,8 @@ fn history_goes_through_all_that_keeps_it() {
 /// gets a page, or is refused; memory stays, and others talk on.
 #[test]
 fn a_hundred_ask_for_all_of_a_long_past() {
-    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
     let count: u64 = if all() { 1_000_000 } else { 20_000 };
-    let (server, epoch) = long_past(&redis, &postgres, count);
+    let (_hand, server, epoch) = long_past(count);
     let page = get(&server, "r", &format!("epoch={epoch}&after=0&limit=1000"));
     assert_eq!(offsets(&page), (1..=1_000).collect::<Vec<_>>());
     let before = server.memory_kib();
@@ -439,8 +305,7 @@ fn a_hundred_ask_for_all_of_a_long_past() {
                 let (server, epoch) = (&server, &epoch);
                 scope.spawn(move || ask_for_too_much(server, epoch, count, n));
             }
-            let mut other = Client::new(&server);
-            other.join("others");
+            let mut other = Client::member(&server, "others");
             for n in 0..100 {
                 let began = Instant::now();
                 other.publish("others", json!(n));
@@ -453,29 +318,30 @@ fn a_hundred_ask_for_all_of_a_long_past() {
     assert!(grown < 50, "{grown} MiB");
 }
 
-/// An instance, and the epoch of a room that has so many messages in PostgreSQL.
-fn long_past(redis: &Redis, postgres: &Postgres, count: u64) -> (Server, String) {
-    let hand = Hand::new(redis, postgres);
-    let first = reader("a", redis, postgres);
+/// What an instance reads, the instance, and the epoch of a room that has so many messages in
+/// PostgreSQL.
+fn long_past(count: u64) -> (Hand, Server, String) {
+    let hand = Hand::start();
+    let first = hand.reader("a");
     let epoch = Client::new(&first).join("s")["epoch"].clone();
     let epoch = epoch.as_str().unwrap().to_owned();
-    postgres.sql(&format!(
+    hand.postgres.sql(&format!(
         "INSERT INTO messages (room_name, id, epoch, \"offset\", user_id, payload, created_at) \
          SELECT 'r', gen_random_uuid(), '{epoch}', n, 'u', to_jsonb(repeat('x', 100)), now() \
          FROM generate_series(1, {count}) n"
     ));
     hand.redis
         .ask(&["HSET", "gosocket:state", "o:r", &count.to_string()]);
-    (reader("b", redis, postgres), epoch)
+    let server = hand.reader("b");
+    (hand, server, epoch)
 }
 
 /// A past that takes many looks, for many at once and from everywhere in it: each is answered soon,
 /// and a hole near its end is known before anything is replayed.
 #[test]
 fn a_long_past_is_looked_through_before_joined() {
-    let (redis, postgres) = (Redis::start(&[]), Postgres::start(&[]));
     let count: u64 = if all() { 1_000_000 } else { 120_000 };
-    let (server, epoch) = long_past(&redis, &postgres, count);
+    let (hand, server, epoch) = long_past(count);
     let epoch = json!(epoch);
     let resume = |since: u64| {
         let (mut client, began) = (Client::new(&server), Instant::now());
@@ -485,7 +351,8 @@ fn a_long_past_is_looked_through_before_joined() {
     let (recovered, took) = resume(0);
     assert!(recovered);
     let hole = count - 100;
-    postgres.sql(&format!("DELETE FROM messages WHERE \"offset\" = {hole}"));
+    hand.postgres
+        .sql(&format!("DELETE FROM messages WHERE \"offset\" = {hole}"));
     let began = Instant::now();
     std::thread::scope(|scope| {
         for n in 0..30 {
@@ -521,15 +388,13 @@ fn ask_for_too_much(server: &Server, epoch: &str, count: u64, n: u64) {
 /// is there, or a clean error, within two seconds; and as soon as it is back all is well.
 #[test]
 fn history_is_answered_or_refused_in_time() {
-    let (redis, mut postgres) = (Redis::start(&[]), Postgres::start(&[]));
-    let mut hand = Hand::new(&redis, &postgres);
-    let a = reader("a", &redis, &postgres);
+    let mut hand = Hand::start();
+    let a = hand.reader("a");
     let mut client = Client::new(&a);
     client.publish_all("r", 0..1_500, big);
-    hand.work_all();
-    hand.trim();
+    hand.store_all();
     client.publish_all("r", 1_500..1_800, big);
-    let b = reader("b", &redis, &postgres);
+    let b = hand.reader("b");
     let ask = |query: &str| {
         let began = Instant::now();
         let answer = b.get(&format!("/api/rooms/r/messages?{query}"));
@@ -563,44 +428,34 @@ fn history_is_answered_or_refused_in_time() {
         }
         assert!(b.get("/health").status == 200, "{what}");
     };
-    let mut lock = Talk::new(&postgres);
+    let mut lock = Talk::new(&hand.postgres);
     lock.sql("BEGIN; LOCK TABLE messages");
     check("a lock");
     lock.sql("ROLLBACK");
     is_well("before=101&limit=50");
-    postgres.signal_all(Signal::STOP);
+    hand.postgres.signal_all(Signal::STOP);
     check("it stands still");
-    postgres.signal_all(Signal::CONT);
+    hand.postgres.signal_all(Signal::CONT);
     is_well("before=101&limit=50");
-    postgres.kill();
+    hand.postgres.kill();
     check("it is gone");
     assert!(b.log().contains("history: "), "{}", b.log());
-    postgres.up();
+    hand.postgres.up();
     is_well("before=101&limit=50");
 }
 
 /// An instance begins without a PostgreSQL as it does with one, and finds it later.
 #[test]
 fn postgres_may_come_later() {
-    let (redis, mut postgres) = (Redis::start(&[]), Postgres::start(&[]));
-    let mut hand = Hand::new(&redis, &postgres);
-    let address = format!("127.0.0.1:{}", redis.port);
-    let a = reader("a", &redis, &postgres);
-    let mut client = Client::new(&a);
-    let epoch = client.join("r")["epoch"].clone();
+    let mut hand = Hand::start();
+    let (_a, mut client, epoch) = in_room(&hand);
     client.publish_all("r", 0..1_500, big);
-    hand.work_all();
-    hand.trim();
-    postgres.shut_down();
-    let url = postgres.url().replace("postgres@", "postgres:s3cret@");
-    let b = begin("b", &address, &["--postgres-url", &url]);
+    hand.store_all();
+    hand.postgres.shut_down();
+    let url = hand.postgres.url().replace("postgres@", "postgres:s3cret@");
+    let b = begin("b", &hand.redis.address(), &["--postgres-url", &url]);
     await_up(&b);
-    postgres.up();
-    eventually("PostgreSQL to be found", || {
-        let mut client = Client::new(&b);
-        let since = json!({"epoch": epoch, "offset": 10});
-        let answer = client.ask(json!({"type": "join", "room": "r", "since": since}));
-        (answer["recovered"] == true).then_some(())
-    });
+    hand.postgres.up();
+    await_resume(&b, &epoch, 10);
     assert!(!b.log().contains("s3cret"));
 }

@@ -3,12 +3,9 @@
 use serde_json::{Value, json};
 
 use super::instances::{await_degraded, await_up, begin, pair};
-use super::postgres::Postgres;
+use super::postgres::{Postgres, TABLES};
 use super::redis::Redis;
 use super::support::{Client, Server, eventually};
-
-/// The schema.
-const TABLES: &str = include_str!("../../migrations/init.sql");
 
 /// Name, members and offset of each room that is listed.
 fn listed(server: &Server, query: &str) -> Vec<(String, u64, u64)> {
@@ -54,8 +51,7 @@ fn rooms_are_listed_wherever_somebody_is() {
     await_listed(&a, "", &all);
     await_listed(&b, "prefix=t", &all[1..]);
     await_listed(&b, "cursor=one&limit=1", &all[1..2]);
-    let mut on_b = Client::new(&b);
-    on_b.join("one");
+    let _on_b = Client::member(&b, "one");
     await_listed(&b, "prefix=one", &[("one", 2, 3)]);
     on_a.ask(json!({"type":"leave","room":"two"}));
     await_listed(&b, "prefix=tw", &[]);

@@ -19,6 +19,9 @@ use tempfile::TempDir;
 use super::redis::free_port;
 use super::support::{PATIENCE, eventually};
 
+/// The schema.
+pub(crate) const TABLES: &str = include_str!("../../migrations/init.sql");
+
 /// A PostgreSQL that ends with its guard. It keeps its port and its directory over restarts.
 pub(crate) struct Postgres {
     child: Option<Child>,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::instances;
-use super::postgres::Postgres;
+use super::postgres::{Postgres, TABLES};
 use super::redis::Redis;
 use super::support::{Client, eventually, ringcast};
 use super::workers::{
@@ -160,7 +160,7 @@ fn what_keeps_coming_is_stored_soon() {
 #[test]
 fn what_may_be_stored_is_looked_up_by_keys() {
     let postgres = Postgres::start(&[]);
-    postgres.sql(include_str!("../../migrations/init.sql"));
+    postgres.sql(TABLES);
     postgres.sql(
         "INSERT INTO messages (room_name, id, epoch, \"offset\", user_id, payload, created_at) \
          SELECT 'r', gen_random_uuid(), 'e', n, 'u', '1', now() FROM generate_series(1, 20000) n",
@@ -332,9 +332,8 @@ fn the_tables_are_made_once_whoever_comes_first() {
     assert_eq!(migrate(), "the tables are at version 1 now\n");
     // By itself, once and again, as in the init directory of a container.
     postgres.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
-    let init = include_str!("../../migrations/init.sql");
-    postgres.sql(init);
-    postgres.sql(init);
+    postgres.sql(TABLES);
+    postgres.sql(TABLES);
     assert_eq!(migrate(), "the tables are up to date\n");
     let columns = "SELECT string_agg(column_name || ' ' || data_type, ', ' ORDER BY \
                    ordinal_position) FROM information_schema.columns WHERE table_name = 'messages'";
