@@ -19,21 +19,22 @@ use std::time::{Duration, Instant};
 use monoio::net::TcpStream;
 use rustix::net::Shutdown;
 
+use super::clock::{Busy, Clock};
 use super::history;
 use super::lines::Lines;
 use super::mailbox::{Letter, Mailbox, Post};
+use super::outbox::Outbox;
 use super::redis::{Links, Target};
 use super::sockets::{Received, Sealed, Sockets};
 use super::spool::SpoolHandle;
 use super::stats::Stats;
-use super::store::{StoreHandle, wall_clock};
+use super::store::StoreHandle;
 use super::tls::server::Acceptor;
 use crate::backplane::link::{Link, LinkEvent};
 use crate::backplane::{Answer, Ask};
 use crate::hub::ConnIndex;
-use crate::model::Timestamp;
 use crate::model::limits::READ_BYTES_MAX;
-use crate::shard::{Arrival, Effect, Event, Mail, Now, Shard, ShardId};
+use crate::shard::{Arrival, Effect, Event, Shard, ShardId};
 
 /// Shared by the tasks of one thread.
 pub(super) type Shared = Rc<RefCell<Core>>;
@@ -44,9 +45,7 @@ pub(super) struct Core {
     shard: Shard,
     pub(super) sockets: Sockets,
     mailbox: Mailbox,
-    post: Post,
-    /// Mail for which a mailbox had no room.
-    returned: Vec<(ShardId, Letter)>,
+    outbox: Outbox,
     shards: u16,
     store: Option<StoreHandle>,
     links: Option<Links>,
@@ -71,7 +70,7 @@ pub(super) struct Core {
     counted_drained: bool,
     /// When it was done, and Redis was told.
     ended_ms: Option<u64>,
-    busy: (Duration, Instant),
+    busy: Busy,
 }
 
 /// What a shard takes to begin.
@@ -125,45 +124,14 @@ pub(super) enum Read {
     Ended,
 }
 
-/// A clock that asks the system once where it can.
-struct Clock {
-    began: Instant,
-    wall_at_begin: u64,
-}
-
-impl Clock {
-    fn now(&self) -> Now {
-        let elapsed = self.began.elapsed();
-        let us = elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros());
-        let ms = us / 1000;
-        Now {
-            ms,
-            us,
-            wall: Timestamp(self.wall_at_begin + ms),
-        }
-    }
-
-    /// Follows the wall clock, which may be set.
-    fn adjust(&mut self) {
-        let ms = self.began.elapsed().as_millis() as u64;
-        self.wall_at_begin = wall_clock().0.saturating_sub(ms);
-    }
-}
-
 impl Core {
     pub(super) fn new(seed: Seed) -> Self {
-        let mut clock = Clock {
-            began: seed.began,
-            wall_at_begin: 0,
-        };
-        clock.adjust();
         Self {
             id: seed.id,
             shard: seed.shard,
             sockets: Sockets::new(seed.tls.map(Sealed::new)),
             mailbox: seed.mailbox,
-            post: seed.post,
-            returned: Vec::new(),
+            outbox: Outbox::new(seed.id, seed.shards, seed.post),
             shards: seed.shards,
             store: seed.store,
             links: None,
@@ -174,7 +142,7 @@ impl Core {
             effects: Vec::new(),
             performed: Vec::new(),
             buffer: vec![0; READ_BYTES_MAX],
-            clock,
+            clock: Clock::new(seed.began),
             kicked: true,
             pump: None,
             flush_interval: seed.flush_interval,
@@ -184,7 +152,7 @@ impl Core {
             drain_deadline_ms: None,
             counted_drained: false,
             ended_ms: None,
-            busy: (Duration::ZERO, Instant::now()),
+            busy: Busy::new(),
         }
     }
 
@@ -298,15 +266,8 @@ impl Core {
         self.clock.adjust();
         self.lines.tick(self.clock.now().ms);
         self.handle(Event::Tick);
-        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        let cpu = Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32);
-        let (before, at) = self.busy;
-        let wall = at.elapsed();
-        if wall >= Duration::from_secs(1) {
-            let busy = (cpu - before).as_secs_f64() / wall.as_secs_f64();
-            self.stats
-                .set_busy(usize::from(self.id), (busy * 1000.0) as u64);
-            self.busy = (cpu, Instant::now());
+        if let Some(permille) = self.busy.measure() {
+            self.stats.set_busy(usize::from(self.id), permille);
         }
     }
 
@@ -334,7 +295,7 @@ impl Core {
         if let Some(links) = &mut self.links {
             links.flush();
         }
-        let mut more = self.carry();
+        let mut more = self.outbox.carry(&mut self.shard);
         let pause = match self.flush_interval {
             Duration::ZERO => Duration::ZERO,
             interval => interval.saturating_sub(self.swept_at.elapsed()),
@@ -354,7 +315,7 @@ impl Core {
         self.perform();
         self.writables.extend(self.sockets.take_backlogged());
         self.pace_links();
-        more |= self.carry() | self.shard.wants_turn();
+        more |= self.outbox.carry(&mut self.shard) | self.shard.wants_turn();
         self.publish_stats(now.ms);
         if !self.is_done(now.ms) {
             self.ended_ms = None;
@@ -520,32 +481,6 @@ impl Core {
         } = history;
         let pool = history::Pool::open(target, name, links_max, on_reply);
         core.borrow_mut().history = Some(pool);
-    }
-
-    /// Sends the mail that waits. Returns whether some had to stay.
-    fn carry(&mut self) -> bool {
-        if self.shards == 1 {
-            return false;
-        }
-        for (to, letter) in std::mem::take(&mut self.returned) {
-            if let Err(letter) = self.post.try_send(to, letter) {
-                self.returned.push((to, letter));
-            }
-        }
-        for to in 0..self.shards {
-            let held = self.returned.iter().any(|&(held, _)| held == to);
-            if held || !self.shard.has_mail(to) {
-                continue;
-            }
-            let mail: Vec<Mail> = self.shard.carry(to);
-            if mail.is_empty() {
-                continue;
-            }
-            if let Err(letter) = self.post.try_send(to, Letter::Mail(self.id, mail)) {
-                self.returned.push((to, letter));
-            }
-        }
-        !self.returned.is_empty() || (0..self.shards).any(|to| self.shard.has_mail(to))
     }
 
     fn publish_stats(&mut self, now_ms: u64) {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `core`, `tasks` | one shard's thread: its turn, and the tasks that feed it |
 //! | `sockets`, `listen` | the two calls that every message goes through; listening |
-//! | `mailbox` | mail between threads, and whom to wake |
+//! | `clock` | what time it is, and how busy a thread was |
+//! | `mailbox`, `outbox` | mail between threads, and whom to wake; what had no room there yet |
 //! | `store` | the threads that wait for the disk |
 //! | `redis` | the sockets of the links to Redis |
 //! | [`worker`] | the worker's thread: its links, its port |
@@ -18,6 +19,7 @@
 
 mod access;
 pub mod ask;
+mod clock;
 mod core;
 mod driver;
 mod handoff;
@@ -27,6 +29,7 @@ mod listen;
 /// Reachable only because its bench must be.
 #[doc(hidden)]
 pub mod mailbox;
+mod outbox;
 mod pg;
 mod redis;
 mod signals;
