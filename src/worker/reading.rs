@@ -1,4 +1,5 @@
-//! Redis's half of the worker: what is read, acked and set aside.
+//! Redis's half of the worker: its two connections, and what is read. What is acked and set aside
+//! is in `commands`.
 //!
 //! ```text
 //! reader:    up ─▶ Group ─▶ Own after 0-0, … until none ─▶ New, New, … (waits in Redis)
@@ -12,13 +13,16 @@
 //! pending entries are read one by one from the last that was seen; the one at which it happens
 //! again is set aside unseen, by its id and its size.
 
-use super::command::{Ask, Kept, Reply};
+mod commands;
+
+pub(super) use self::commands::Commands;
+use super::command::{Ask, Reply};
 use super::pipeline::{Effect, Level, Now, Side, Worker};
 use super::row::{Refused, Row};
 use crate::model::EntryId;
 use crate::model::limits::{
-    ASIDE_ENTRIES_MAX, ASIDE_WAITING_MAX, BATCH_BYTES_MAX, CLAIM_IDLE_MS, CONSUME_BYTES_AIM,
-    CONSUME_ENTRIES_MAX, KEEP_MS, RESP_REPLY_BYTES_MAX, TROUBLE_AGAIN_MS, WORKER_SILENCE_MS,
+    ASIDE_WAITING_MAX, BATCH_BYTES_MAX, CONSUME_BYTES_AIM, CONSUME_ENTRIES_MAX,
+    RESP_REPLY_BYTES_MAX, WORKER_SILENCE_MS,
 };
 use crate::resp::{Cause, Refusal};
 
@@ -88,57 +92,6 @@ impl Reader {
     }
 }
 
-/// The connection for all else.
-#[derive(Debug)]
-pub(super) struct Commands {
-    state: State,
-    up_ms: Now,
-    /// Asks without a reply, and since when there are any.
-    acking: Vec<Vec<EntryId>>,
-    setting_aside: Vec<Refused>,
-    is_keeping: bool,
-    asked_ms: Option<Now>,
-    keep_at_ms: Now,
-    /// When to ask again after a refusal.
-    at_ms: Now,
-    /// Entries that were set aside and not told of, why the last one was, and when it was told.
-    unsaid: u64,
-    unsaid_why: String,
-    said_ms: Option<Now>,
-}
-
-impl Commands {
-    pub(super) fn new() -> Self {
-        Self {
-            state: State::Down(0),
-            up_ms: 0,
-            acking: Vec::new(),
-            setting_aside: Vec::new(),
-            is_keeping: false,
-            asked_ms: None,
-            keep_at_ms: 0,
-            at_ms: 0,
-            unsaid: 0,
-            unsaid_why: String::new(),
-            said_ms: None,
-        }
-    }
-
-    #[cfg(debug_assertions)]
-    pub(super) fn acks_in_flight(&self) -> usize {
-        self.acking.iter().map(Vec::len).sum()
-    }
-
-    #[cfg(debug_assertions)]
-    pub(super) fn aside_in_flight(&self) -> usize {
-        self.setting_aside.len()
-    }
-
-    fn is_asking(&self) -> bool {
-        self.is_keeping || !self.acking.is_empty() || !self.setting_aside.is_empty()
-    }
-}
-
 impl Worker {
     /// Whether both connections are there.
     pub(super) fn is_redis_up(&self) -> bool {
@@ -155,11 +108,7 @@ impl Worker {
                     self.reader.next = Next::Group;
                 }
             }
-            Side::Commands => {
-                self.commands.state = State::Up;
-                self.commands.up_ms = now;
-                (self.commands.keep_at_ms, self.commands.at_ms) = (now, now);
-            }
+            Side::Commands => self.commands.on_up(now),
         }
     }
 
@@ -183,17 +132,6 @@ impl Worker {
                 self.lose_asks();
             }
         }
-    }
-
-    /// What was asked may be done or not: both XACK and set_aside.lua may be sent again.
-    fn lose_asks(&mut self) {
-        let commands = &mut self.commands;
-        self.to_ack.extend(commands.acking.drain(..).flatten());
-        let again = commands.setting_aside.drain(..);
-        again
-            .rev()
-            .for_each(|refused| self.aside.push_front(refused));
-        (commands.is_keeping, commands.asked_ms) = (false, None);
     }
 
     /// What may have been delivered and not come is read again: all that is pending here.
@@ -247,17 +185,9 @@ impl Worker {
             }
         }
         self.say_set_aside(now);
-        let commands = &mut self.commands;
-        let is_free = commands.state == State::Up && !commands.is_keeping;
         // Before the group is there, there is nothing to keep up.
-        let is_due = commands.keep_at_ms <= now && self.reader.next != Next::Group;
-        if is_free && is_due && commands.at_ms <= now {
-            // Others may be connecting again like this one.
-            let may_claim = now >= commands.up_ms + CLAIM_IDLE_MS;
-            commands.is_keeping = true;
-            commands.asked_ms.get_or_insert(now);
-            let ask = Ask::Keep { may_claim };
-            self.effects.push(Effect::Ask(Side::Commands, ask));
+        if self.reader.next != Next::Group {
+            self.keep(now);
         }
     }
 
@@ -289,29 +219,6 @@ impl Worker {
         };
         self.reader.asked = Some((now, count));
         self.effects.push(Effect::Ask(Side::Reader, ask));
-    }
-
-    /// Acks what is stored, and sets aside what can't be.
-    pub(super) fn ack(&mut self, now: Now) {
-        let commands = &mut self.commands;
-        if commands.state != State::Up || commands.at_ms > now {
-            return;
-        }
-        if !self.to_ack.is_empty() {
-            let entries = std::mem::take(&mut self.to_ack);
-            commands.acking.push(entries.clone());
-            self.effects
-                .push(Effect::Ask(Side::Commands, Ask::Ack(entries)));
-        }
-        if !self.aside.is_empty() && commands.setting_aside.is_empty() {
-            let count = self.aside.len().min(ASIDE_ENTRIES_MAX);
-            commands.setting_aside = self.aside.drain(..count).collect();
-            let ask = Ask::SetAside(commands.setting_aside.clone());
-            self.effects.push(Effect::Ask(Side::Commands, ask));
-        }
-        if commands.is_asking() {
-            commands.asked_ms.get_or_insert(now);
-        }
     }
 
     pub(super) fn on_reply(&mut self, now: Now, ask: Ask, reply: Result<Reply, Refusal>) {
@@ -423,123 +330,5 @@ impl Worker {
         let pause = self.redis_failed(now, &refusal.explain());
         self.reader.at_ms = now + pause;
         self.begin_anew();
-    }
-
-    fn on_done(&mut self, now: Now, ask: Ask, reply: Result<Reply, Refusal>) {
-        let refused = match (ask, reply) {
-            (Ask::Keep { .. }, reply) => {
-                self.commands.is_keeping = false;
-                self.commands.keep_at_ms = now + KEEP_MS;
-                match reply {
-                    Ok(Reply::Kept(kept)) => {
-                        self.on_kept(kept);
-                        None
-                    }
-                    Ok(_) => None,
-                    // The reader sees it too, and says so.
-                    Err(refusal) if refusal.cause == Cause::NoGroup => None,
-                    Err(refusal) => Some(refusal),
-                }
-            }
-            (Ask::Ack(_), reply) if !self.commands.acking.is_empty() => {
-                let entries = self.commands.acking.remove(0);
-                match reply {
-                    Ok(_) => {
-                        self.let_go(&entries);
-                        None
-                    }
-                    Err(refusal) => {
-                        self.to_ack.extend(entries);
-                        Some(refusal)
-                    }
-                }
-            }
-            (Ask::SetAside(_), reply) => {
-                let entries = std::mem::take(&mut self.commands.setting_aside);
-                match reply {
-                    Ok(Reply::Done(count)) => {
-                        self.on_set_aside(&entries, count);
-                        None
-                    }
-                    Ok(_) => None,
-                    Err(refusal) => {
-                        entries
-                            .into_iter()
-                            .rev()
-                            .for_each(|one| self.aside.push_front(one));
-                        Some(refusal)
-                    }
-                }
-            }
-            _ => None,
-        };
-        self.commands.asked_ms = self.commands.is_asking().then_some(now);
-        match refused {
-            Some(refusal) => {
-                let pause = self.redis_failed(now, &refusal.explain());
-                self.commands.at_ms = now + pause;
-            }
-            None => {
-                let line = self.redis_trouble.ended(now);
-                self.say_line(line);
-            }
-        }
-    }
-
-    fn let_go(&mut self, entries: &[EntryId]) {
-        for entry in entries {
-            self.held.remove(entry);
-        }
-    }
-
-    fn on_set_aside(&mut self, entries: &[Refused], count: u64) {
-        self.counters.dead += count;
-        for refused in entries {
-            self.held.remove(&refused.entry);
-        }
-        if let Some(last) = entries.last() {
-            self.commands.unsaid += count;
-            // What PostgreSQL says of the row's own texts is not for the log.
-            let why = last.reason.split(';').next().unwrap_or_default();
-            self.commands.unsaid_why = format!("{}: {why}", last.entry);
-        }
-    }
-
-    /// Tells of what was set aside, now and then.
-    fn say_set_aside(&mut self, now: Now) {
-        let commands = &mut self.commands;
-        let is_due = commands
-            .said_ms
-            .is_none_or(|at| at + TROUBLE_AGAIN_MS.1 <= now);
-        if commands.unsaid == 0 || !is_due {
-            return;
-        }
-        commands.said_ms = Some(now);
-        let (count, why) = (std::mem::take(&mut commands.unsaid), &commands.unsaid_why);
-        let dead = &self.settings.stream.dead;
-        let text = format!(
-            "{count} entries that can't be stored are set aside in {dead}, such as {why}; \
-             `ringcast dead list` shows them"
-        );
-        self.say(Level::Warn, text);
-    }
-
-    fn on_kept(&mut self, kept: Kept) {
-        self.counters.claimed += kept.claimed;
-        self.counters.trimmed += kept.trimmed;
-        self.kept = kept;
-        if kept.claimed > 0 {
-            let text = format!(
-                "took over {} entries of workers that were not heard of for {} s",
-                kept.claimed,
-                CLAIM_IDLE_MS / 1000
-            );
-            self.say(Level::Info, text);
-            self.reader.has_more = true;
-        }
-        if kept.removed > 0 {
-            let text = format!("removed {} consumers with nothing pending", kept.removed);
-            self.say(Level::Info, text);
-        }
     }
 }
