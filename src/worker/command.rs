@@ -121,24 +121,12 @@ pub fn encode(stream: &Stream, ask: &Ask, out: &mut Vec<u8>) {
     match ask {
         Ask::Group => push_command(out, &[b"XGROUP", b"CREATE", name, group, b"0", b"MKSTREAM"]),
         Ask::Own { after, count } => {
-            let mut command = Command::new(out, 9);
-            command
-                .arg(b"XREADGROUP")
-                .arg(b"GROUP")
-                .arg(group)
-                .arg(consumer);
-            command.arg(b"COUNT").number(*count as u64);
+            let mut command = read(stream, 9, *count, out);
             command.arg(b"STREAMS").arg(name);
             command.arg(after.to_string().as_bytes());
         }
         Ask::New { count } => {
-            let mut command = Command::new(out, 11);
-            command
-                .arg(b"XREADGROUP")
-                .arg(b"GROUP")
-                .arg(group)
-                .arg(consumer);
-            command.arg(b"COUNT").number(*count as u64);
+            let mut command = read(stream, 11, *count, out);
             command.arg(b"BLOCK").number(CONSUME_BLOCK_MS);
             command.arg(b"STREAMS").arg(name).arg(b">");
         }
@@ -184,6 +172,18 @@ pub fn encode(stream: &Stream, ask: &Ask, out: &mut Vec<u8>) {
             }
         }
     }
+}
+
+/// Begins a command of so many words that reads `count` entries as the group's consumer.
+fn read<'a>(stream: &Stream, words: usize, count: usize, out: &'a mut Vec<u8>) -> Command<'a> {
+    let mut command = Command::new(out, words);
+    command
+        .arg(b"XREADGROUP")
+        .arg(b"GROUP")
+        .arg(GROUP.as_bytes());
+    command.arg(stream.consumer.as_bytes());
+    command.arg(b"COUNT").number(count as u64);
+    command
 }
 
 /// What the reply to an ask says.
