@@ -80,6 +80,8 @@ mod rates;
 mod refusing;
 #[path = "server/resume.rs"]
 mod resume;
+#[path = "server/sealed.rs"]
+mod sealed;
 #[path = "server/slow.rs"]
 mod slow;
 #[path = "server/stock.rs"]

@@ -2,188 +2,22 @@
 //! under way, and slow readers, who meet the same rules as without it.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
-};
-use serde_json::{Value, json};
-use tungstenite::{Message, WebSocket};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::json;
 
+use crate::sealed::{Authority, Sealed, Wss};
 use crate::support::{
-    PATIENCE, Server, all, connect, connect_narrow, eventually, post, read_to_end, ringcast, skip,
+    PATIENCE, all, connect, connect_narrow, eventually, post, read_to_end, ringcast, skip,
 };
-
-/// An authority, and what it signed.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-    der: CertificateDer<'static>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "the tests' authority");
-        let certificate = params.self_signed(&key).unwrap();
-        Self {
-            pem: certificate.pem(),
-            der: certificate.der().clone(),
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    /// A certificate for `localhost` and 127.0.0.1, and its key, as PEM.
-    fn sign(&self) -> (String, String, CertificateDer<'static>) {
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap();
-        let certificate = certificate.signed_by(&key, &self.issuer).unwrap();
-        let der = certificate.der().clone();
-        (certificate.pem(), key.serialize_pem(), der)
-    }
-}
-
-/// A server that speaks TLS.
-struct Sealed {
-    server: Server,
-    authority: Authority,
-    files: tempfile::TempDir,
-    /// What it shows at first.
-    certificate: CertificateDer<'static>,
-}
-
-impl Sealed {
-    fn start(flags: &[&str]) -> Self {
-        let authority = Authority::new();
-        let files = tempfile::tempdir().unwrap();
-        let (certificate, key, der) = authority.sign();
-        let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
-        std::fs::write(path("cert.pem"), certificate).unwrap();
-        std::fs::write(path("key.pem"), key).unwrap();
-        std::fs::write(path("ca.pem"), &authority.pem).unwrap();
-        let (cert, key) = (path("cert.pem"), path("key.pem"));
-        let tls = ["--tls-cert", &cert, "--tls-key", &key];
-        let server = Server::start(&[flags, &tls].concat());
-        Self {
-            server,
-            authority,
-            files,
-            certificate: der,
-        }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.files.path().join(name)
-    }
-
-    fn config(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider);
-        let builder = builder.with_protocol_versions(versions).unwrap();
-        builder.with_root_certificates(roots).with_no_client_auth()
-    }
-
-    /// A TLS connection over a socket.
-    fn over(&self, socket: TcpStream) -> Stream {
-        let config = self.config(rustls::ALL_VERSIONS);
-        let name = ServerName::try_from("localhost").unwrap();
-        let client = ClientConnection::new(Arc::new(config), name).unwrap();
-        StreamOwned::new(client, socket)
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = self.over(connect(self.server.port));
-        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    fn metric(&self, name: &str) -> u64 {
-        let page = self.get("/metrics");
-        let line = page
-            .lines()
-            .find(|line| line.starts_with(&format!("ringcast_{name} ")));
-        let value = line.unwrap_or_else(|| panic!("no {name} in {page}"));
-        value.rsplit_once(' ').unwrap().1.parse().unwrap()
-    }
-}
-
-type Stream = StreamOwned<ClientConnection, TcpStream>;
-
-/// A WebSocket over TLS.
-struct Wss(WebSocket<Stream>);
-
-impl Wss {
-    fn open(sealed: &Sealed) -> Self {
-        Self::over(sealed, connect(sealed.server.port))
-    }
-
-    fn over(sealed: &Sealed, socket: TcpStream) -> Self {
-        let stream = sealed.over(socket);
-        let (ws, _) = tungstenite::client("wss://localhost/ws", stream).unwrap();
-        let mut wss = Self(ws);
-        assert_eq!(wss.recv()["type"], "welcome");
-        wss
-    }
-
-    fn send(&mut self, frame: &Value) {
-        self.0.send(Message::text(frame.to_string())).unwrap();
-    }
-
-    /// The next frame, or the code of the close.
-    fn try_recv(&mut self) -> Result<Value, u16> {
-        loop {
-            match self.0.read() {
-                Ok(Message::Text(text)) => return Ok(serde_json::from_str(&text).unwrap()),
-                Ok(Message::Close(frame)) => {
-                    return Err(frame.map_or(1005, |frame| frame.code.into()));
-                }
-                Ok(_) => {}
-                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
-                    panic!("nothing came")
-                }
-                Err(_) => return Err(1006),
-            }
-        }
-    }
-
-    fn recv(&mut self) -> Value {
-        self.try_recv()
-            .unwrap_or_else(|code| panic!("closed: {code}"))
-    }
-
-    fn next(&mut self, kind: &str) -> Value {
-        loop {
-            let frame = self.recv();
-            if frame["type"] == kind {
-                return frame;
-            }
-        }
-    }
-
-    fn join(&mut self, room: &str) -> Value {
-        self.send(&json!({"type":"join","room":room}));
-        self.next("joined")
-    }
-}
 
 /// Runs a program; what it printed. `None`: it is not here.
 fn run(command: &mut Command) -> Option<String> {
@@ -434,11 +268,8 @@ fn broken_handshakes_end_by_themselves() {
 
 /// The first message of a client.
 fn client_hello(sealed: &Sealed) -> Vec<u8> {
-    let config = sealed.config(rustls::ALL_VERSIONS);
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut hello = Vec::new();
-    client.write_tls(&mut hello).unwrap();
+    sealed.session().write_tls(&mut hello).unwrap();
     hello
 }
 
@@ -621,7 +452,7 @@ fn start_fails(data: &Path, flags: &[&str]) -> String {
 fn an_idle_connection_holds_its_session_and_no_buffer() {
     let count = if all() { 2_000 } else { 400 };
     let sealed = Sealed::start(&["--shards", "1", "--store", "memory"]);
-    let config = Arc::new(sealed.config(rustls::ALL_VERSIONS));
+    let config = Arc::new(sealed.config());
     let open = || {
         let name = ServerName::try_from("localhost").unwrap();
         let client = ClientConnection::new(config.clone(), name).unwrap();
