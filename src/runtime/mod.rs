@@ -39,6 +39,8 @@ mod stats;
 mod store;
 mod tasks;
 mod tls;
+#[cfg(test)]
+mod told;
 pub mod worker;
 
 use std::cell::RefCell;

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use super::*;
 use crate::pg::{Answer, Conninfo, CopyBuffer, Param};
 use crate::runtime::driver::on_each_driver;
+use crate::runtime::told::Told;
 
 mod redis {
     /// A port that nobody has at the moment.
@@ -19,8 +20,7 @@ mod redis {
 mod support {
     use std::time::{Duration, Instant};
 
-    /// How long anything may take.
-    pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+    pub(super) use crate::runtime::told::PATIENCE;
 
     /// Asks until there is an answer.
     pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
@@ -40,18 +40,11 @@ mod support {
 mod postgres;
 
 use postgres::Postgres;
-use support::PATIENCE;
-
-#[derive(Default)]
-struct Events {
-    events: VecDeque<Event>,
-    sleeper: Option<Waker>,
-}
 
 /// A link and what it told.
 struct Room {
     link: Link,
-    events: Rc<RefCell<Events>>,
+    events: Told<Event>,
 }
 
 impl Room {
@@ -62,33 +55,20 @@ impl Room {
     fn with(url: &str, answer_ms: u64) -> Self {
         let info = Conninfo::parse(url, |_| None).unwrap();
         let target = Target::new(info).unwrap();
-        let events = Rc::new(RefCell::new(Events::default()));
-        let sink = events.clone();
-        let on_event = Rc::new(move |event| {
-            let mut events = sink.borrow_mut();
-            events.events.push_back(event);
-            events.sleeper.take().into_iter().for_each(Waker::wake);
-        });
+        let events = Told::new();
         let options = LinkOptions {
             name: "a link".into(),
             settings: vec![("statement_timeout".into(), "9000".into())],
             answer_ms,
         };
         Self {
-            link: Link::open(target, options, on_event),
+            link: Link::open(target, options, events.teller()),
             events,
         }
     }
 
     async fn event(&mut self) -> Event {
-        let events = self.events.clone();
-        let next = poll_fn(|context| {
-            let mut events = events.borrow_mut();
-            events.sleeper = Some(context.waker().clone());
-            events.events.pop_front().map_or(Poll::Pending, Poll::Ready)
-        });
-        let event = monoio::time::timeout(PATIENCE, next).await;
-        event.expect("nothing comes")
+        self.events.next().await
     }
 
     async fn up(&mut self) -> ServerInfo {

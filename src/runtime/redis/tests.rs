@@ -1,6 +1,5 @@
 //! Links against a real Redis, on io_uring and on epoll.
 
-use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command as Process, Stdio};
@@ -9,9 +8,7 @@ use std::time::Instant;
 use super::*;
 use crate::resp::{Address, Input, Kind, Login, Session, Value, push_command};
 use crate::runtime::driver::on_each_driver;
-
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::runtime::told::{PATIENCE, Told};
 
 /// A redis-server of its own, ended with it.
 struct Server {
@@ -81,16 +78,10 @@ fn target(port: u16) -> Target {
     Target::new(address(port)).unwrap()
 }
 
-#[derive(Default)]
-struct Events {
-    events: VecDeque<LinkEvent>,
-    sleeper: Option<Waker>,
-}
-
 /// Links and what they told.
 struct Room {
     links: Links,
-    events: Rc<RefCell<Events>>,
+    events: Told<LinkEvent>,
 }
 
 const COMMANDS: LinkId = LinkId {
@@ -104,28 +95,15 @@ const SUBSCRIBER: LinkId = LinkId {
 
 impl Room {
     fn new(target: Target) -> Self {
-        let events = Rc::new(RefCell::new(Events::default()));
-        let sink = events.clone();
-        let on_event = Rc::new(move |event| {
-            let mut events = sink.borrow_mut();
-            events.events.push_back(event);
-            events.sleeper.take().into_iter().for_each(Waker::wake);
-        });
+        let events = Told::new();
         Self {
-            links: Links::new(target, on_event),
+            links: Links::new(target, events.teller()),
             events,
         }
     }
 
     async fn event(&mut self) -> LinkEvent {
-        let events = self.events.clone();
-        let next = poll_fn(|context| {
-            let mut events = events.borrow_mut();
-            events.sleeper = Some(context.waker().clone());
-            events.events.pop_front().map_or(Poll::Pending, Poll::Ready)
-        });
-        let event = monoio::time::timeout(PATIENCE, next).await;
-        event.expect("nothing comes")
+        self.events.next().await
     }
 
     async fn broken(&mut self, id: LinkId) -> String {
@@ -371,7 +349,7 @@ fn a_closed_link_leaves_nothing() {
         let Room { links, events } = room;
         drop(links);
         until(|| wire.strong_count() == 0).await;
-        assert_eq!(events.borrow().events, []);
+        assert_eq!(events.rest(), []);
     });
 }
 
