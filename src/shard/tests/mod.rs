@@ -34,6 +34,7 @@ mod store;
 mod wires;
 mod world;
 
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, ScopedJoinHandle};
 
@@ -74,12 +75,10 @@ fn broken(count: u64, holds: impl Fn(u64) -> bool + Sync) -> Vec<u64> {
 }
 
 /// Whether the run of a seed keeps every promise; if not, what it broke is printed.
-fn holds(seed: u64) -> bool {
+fn holds<S: Clone + Debug>(seed: u64, draw: fn(&mut Rng) -> S, run: fn(S, Rng)) -> bool {
     let mut rng = Rng::with_seed(seed);
-    let setup = Setup::draw(&mut rng);
-    let run = catch_unwind(AssertUnwindSafe(|| {
-        World::new(setup.clone(), rng).run();
-    }));
+    let setup = draw(&mut rng);
+    let run = catch_unwind(AssertUnwindSafe(|| run(setup.clone(), rng)));
     if run.is_err() {
         eprintln!("RINGCAST_SIM_SEED={seed} fails with {setup:?}");
     }
@@ -88,6 +87,7 @@ fn holds(seed: u64) -> bool {
 
 #[test]
 fn every_promise_holds_in_every_run() {
-    let broken = broken(1_000, holds);
+    let run = |setup, rng| World::new(setup, rng).run();
+    let broken = broken(1_000, |seed| holds(seed, Setup::draw, run));
     assert!(broken.is_empty(), "seeds {broken:?} fail");
 }

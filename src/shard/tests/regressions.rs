@@ -374,8 +374,10 @@ fn an_outbox_that_is_never_empty_does_not_grow() {
     assert!(bytes < 200_000, "{bytes}");
 }
 
-#[test]
-fn a_lane_that_is_behind_holds_publishing_back_so_that_nothing_falls_off_the_log() {
+/// A member of a room whose home is the other shard, which has not carried anything since: thirty
+/// were published there, the `first` of them in its room, and the rest, in another one, drive those
+/// from the log.
+fn behind(first: usize) -> (Stage, Peer, String) {
     let mut options = options(2, false);
     options.log_bytes_max = 8_000;
     let mut stage = Stage::new(options);
@@ -390,14 +392,19 @@ fn a_lane_that_is_behind_holds_publishing_back_so_that_nothing_falls_off_the_log
         .expect("some are");
     let pad = "x".repeat(600);
     for at in 0..30 {
-        // Another room's messages drive this one's from the log.
-        let to = if at < 15 { &room } else { &another };
+        let to = if at < first { &room } else { &another };
         stage.say(
             other,
             &format!(r#"{{"type":"publish","room":"{to}","payload":"{pad}"}}"#),
         );
         stage.turn(1);
     }
+    (stage, peer, room)
+}
+
+#[test]
+fn a_lane_that_is_behind_holds_publishing_back_so_that_nothing_falls_off_the_log() {
+    let (mut stage, peer, _) = behind(15);
     stage.pump();
     let heard = stage.heard(peer);
     let messages = heard.matches("\"type\":\"message\"").count();
@@ -407,27 +414,7 @@ fn a_lane_that_is_behind_holds_publishing_back_so_that_nothing_falls_off_the_log
 
 #[test]
 fn a_lane_that_is_behind_tells_what_fell_off_the_log_even_if_all_did() {
-    let mut options = options(2, false);
-    options.log_bytes_max = 8_000;
-    let mut stage = Stage::new(options);
-    let (peer, other) = (stage.connect(0, "/ws"), stage.connect(1, "/ws"));
-    let room = room_of(1);
-    stage.say(peer, &format!(r#"{{"type":"join","room":"{room}"}}"#));
-    stage.pump();
-    let is_there = |name: &String| crate::model::RoomName::parse(name).unwrap().home(2) == 1;
-    let another = (0..)
-        .map(|n| format!("e{n}"))
-        .find(is_there)
-        .expect("some are");
-    let pad = "x".repeat(600);
-    for at in 0..30 {
-        let to = if at < 2 { &room } else { &another };
-        stage.say(
-            other,
-            &format!(r#"{{"type":"publish","room":"{to}","payload":"{pad}"}}"#),
-        );
-        stage.turn(1);
-    }
+    let (mut stage, peer, room) = behind(2);
     // As if the lane had been full from the first on; by now the log has none of them.
     let home = &mut stage.shards[1].0;
     let key = home.hub.find(&room).unwrap();

@@ -50,6 +50,13 @@ impl Wires {
         self.slots.get_mut(index as usize)?.as_mut()
     }
 
+    /// Changes that wire, if it is there.
+    pub(super) fn with(&mut self, index: ConnIndex, change: impl FnOnce(&mut Wire)) {
+        if let Some(wire) = self.get(index) {
+            change(wire);
+        }
+    }
+
     pub(super) fn take(&mut self, index: ConnIndex) -> Option<Wire> {
         self.slots.get_mut(index as usize)?.take()
     }

@@ -325,21 +325,9 @@ impl World {
         for effect in std::mem::take(&mut self.nodes[at].effects) {
             let wires = &mut self.nodes[at].wires;
             match effect {
-                Effect::AwaitWritable(index) => {
-                    if let Some(wire) = wires.get(index) {
-                        wire.awaiting = true;
-                    }
-                }
-                Effect::ResumeRead(index) => {
-                    if let Some(wire) = wires.get(index) {
-                        wire.paused = false;
-                    }
-                }
-                Effect::ShutdownWrite(index) => {
-                    if let Some(wire) = wires.get(index) {
-                        wire.fin = true;
-                    }
-                }
+                Effect::AwaitWritable(index) => wires.with(index, |wire| wire.awaiting = true),
+                Effect::ResumeRead(index) => wires.with(index, |wire| wire.paused = false),
+                Effect::ShutdownWrite(index) => wires.with(index, |wire| wire.fin = true),
                 Effect::Close(index) => self.unplug(at, index),
                 Effect::Answer(..) => panic!("no page was asked for"),
                 Effect::Opened(..) | Effect::Refused(..) | Effect::Limited(_) => {}

@@ -23,34 +23,21 @@ mod redis;
 mod setup;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use fastrand::Rng;
 
 use self::setup::Setup;
 use self::world::World;
-use super::broken;
+use super::{broken, holds};
 use crate::backplane::Backplane;
 use crate::model::{Epoch, Position, RoomName};
 use crate::shard::Shard;
 
-/// Whether the run of a seed keeps every promise; if not, what it broke is printed.
-fn holds(seed: u64) -> bool {
-    let mut rng = Rng::with_seed(seed);
-    let setup = Setup::draw(&mut rng);
-    let run = catch_unwind(AssertUnwindSafe(|| {
-        World::new(setup.clone(), rng).run();
-    }));
-    if run.is_err() {
-        eprintln!("RINGCAST_SIM_SEED={seed} fails with {setup:?}");
-    }
-    run.is_ok()
-}
-
 #[test]
 fn a_cluster_keeps_every_promise_in_every_run() {
-    let broken = broken(2_000, holds);
+    let run = |setup, rng| World::new(setup, rng).run();
+    let broken = broken(2_000, |seed| holds(seed, Setup::draw, run));
     assert!(broken.is_empty(), "seeds {broken:?} fail");
 }
 
