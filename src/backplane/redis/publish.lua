@@ -19,11 +19,9 @@
 local HEADER, FIELDS, MESSAGES_MAX = 9, 10, 1000
 local PRODUCERS_MAX, PRODUCER_SILENT_MS = 1000, 86400000
 
-local state, stream = KEYS[1], KEYS[2]
-local channel, instance_json, instance, producer = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
-local base, first = tonumber(ARGV[6]), tonumber(ARGV[7])
-local window, ids_max = tonumber(ARGV[8]), tonumber(ARGV[9])
 local pcall, format, ARGV = redis.pcall, string.format, ARGV
+local state, stream, channel, producer = KEYS[1], KEYS[2], ARGV[1], ARGV[5]
+local base, first = tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local messages = (#ARGV - HEADER) / FIELDS
 if messages < 1 or messages > MESSAGES_MAX or messages % 1 ~= 0 then
@@ -35,15 +33,61 @@ local function digits(number)
   return format('%d', number)
 end
 
+-- An error's text, without the marks of the wire that some versions leave on it.
+local function why(failed)
+  return (failed.err:gsub('^%-', ''):gsub('%s+$', ''))
+end
+
+-- Stores the message behind argument `at`. Returns its entry, or an error.
+local function store(at, epoch, offset, seq)
+  return pcall('XADD', stream, '*', 'room_name', ARGV[at + 1], 'user_id', ARGV[at + 2],
+    'username', ARGV[at + 3], 'payload', ARGV[at + 4], 'metadata', ARGV[at + 5],
+    'id', ARGV[at + 6], 'epoch', epoch, 'offset', offset, 'seq', seq, 'sent_at', ARGV[at + 8],
+    'instance_id', ARGV[3])
+end
+
+-- What the channel is told of it.
+local function envelope(at, epoch, offset, seq, entry)
+  local metadata = ARGV[at + 5]
+  if metadata ~= '' then metadata = ',"metadata":' .. metadata end
+  return '{"instance_id":' .. ARGV[2] .. ',"epoch":"' .. epoch .. '","seq":' .. seq
+    .. ',"entry":"' .. entry .. '","payload":' .. ARGV[at + 9] .. offset .. ARGV[at + 10]
+    .. ARGV[at + 4] .. metadata .. ',"sent_at":"' .. ARGV[at + 8] .. '"}}'
+end
+
+-- 0. The usual call: one message without an id of its client's, whose number is the next one of a
+--    producer that is known. The same steps as below in the same order, but nothing is put into
+--    lists, which is a sixth of the time. Whatever is otherwise goes below, with nothing done.
+
+if messages == 1 and ARGV[HEADER + 7] ~= '1' then
+  local number, room = 'p:' .. producer, 'o:' .. ARGV[HEADER + 1]
+  local known = pcall('HMGET', state, 'epoch', 'seq', number, room)
+  local epoch, seq, offset = known[1], tonumber(known[2]), tonumber(known[4] or 0)
+  local last = (known[3] or ''):match('^%d+')
+  if epoch and seq and offset and last and math.max(last, base - 1) + 1 == first then
+    seq, offset = seq + 1, offset + 1
+    local offset_text, seq_text = format('%d', offset), format('%d', seq)
+    local entry = store(HEADER, epoch, offset_text, seq_text)
+    if type(entry) == 'string' then
+      local done = pcall('HSET', state, 'seq', seq_text,
+        number, ARGV[7] .. ' ' .. entry:match('^%d+'), room, offset_text)
+      if type(done) == 'table' then
+        pcall('XDEL', stream, entry)
+        return done
+      end
+      local told = envelope(HEADER, epoch, offset_text, seq_text, entry)
+      told = pcall('PUBLISH', channel, told)
+      return {epoch, seq, 'ok', type(told) == 'table' and why(told) or '', entry, offset}
+    end
+  end
+end
+
+local window, ids_max = tonumber(ARGV[8]), tonumber(ARGV[9])
+
 -- What is counted in the state: 0 before the first.
 local function count(text)
   if not text then return 0 end
   return tonumber(text) or error('the state holds no number but ' .. text)
-end
-
--- An error's text, without the marks of the wire that some versions leave on it.
-local function why(failed)
-  return (failed.err:gsub('^%-', ''):gsub('%s+$', ''))
 end
 
 -- The time in ms, read when it is first asked for: as a rule it isn't.
@@ -78,7 +122,7 @@ end
 local known = pcall('HMGET', state, unpack(fields))
 if known.err then return known end
 
-for i, room in ipairs(rooms) do offsets[room] = count(known[i + 3]) end
+for i = 1, #rooms do offsets[rooms[i]] = count(known[i + 3]) end
 
 local remembered, generation, generation_at, generation_len
 if given then
@@ -159,23 +203,15 @@ for number = first, first + messages - 1 do
     if repeated then
       result = -repeated
     else
-      local payload, metadata, sent_at = ARGV[at + 4], ARGV[at + 5], ARGV[at + 8]
       result = offsets[room] + 1
-      local offset_text, seq_text = digits(result), digits(seq + 1)
-      local entry = pcall('XADD', stream, '*', 'room_name', room, 'user_id', ARGV[at + 2],
-        'username', ARGV[at + 3], 'payload', payload, 'metadata', metadata, 'id', id,
-        'epoch', epoch, 'offset', offset_text, 'seq', seq_text, 'sent_at', sent_at,
-        'instance_id', instance)
+      local offset_text, seq_text = format('%d', result), format('%d', seq + 1)
+      local entry = store(at, epoch, offset_text, seq_text)
       if type(entry) == 'table' then
         reply[3], reply[4] = 'error', why(entry)
         break
       end
-      if metadata ~= '' then metadata = ',"metadata":' .. metadata end
       stored = stored + 1
-      envelopes[stored] = '{"instance_id":' .. instance_json .. ',"epoch":"' .. epoch
-        .. '","seq":' .. seq_text .. ',"entry":"' .. entry .. '","payload":' .. ARGV[at + 9]
-        .. offset_text .. ARGV[at + 10] .. payload .. metadata .. ',"sent_at":"' .. sent_at
-        .. '"}}'
+      envelopes[stored] = envelope(at, epoch, offset_text, seq_text, entry)
       entries[stored] = entry
       seq = seq + 1
       offsets[room], changed[room] = result, offset_text
@@ -200,7 +236,8 @@ local taken = next_number - 1 > last_before
 if not taken and (known[1] or reply[3] == 'error') then
   return known[1] and reply or {err = reply[4]}
 end
-local written, rotates = {'seq', digits(seq)}, false
+-- Room for the fields of one room from the start.
+local written, rotates = {'seq', digits(seq), nil, nil, nil, nil}, false
 if not known[1] then
   written[3], written[4] = 'epoch', epoch
 end
@@ -214,8 +251,8 @@ if taken then
     written[n + 1], written[n + 2] = 'producers', table.concat(producers, ' ')
     n = n + 2
   end
-  for i, room in ipairs(rooms) do
-    local offset = changed[room]
+  for i = 1, #rooms do
+    local offset = changed[rooms[i]]
     if offset then
       written[n + 1], written[n + 2] = fields[i + 3], offset
       n = n + 2

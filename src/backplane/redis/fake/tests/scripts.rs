@@ -89,6 +89,7 @@ fn frames_are_those_that_rust_writes() {
         for (j, payload) in payloads.into_iter().enumerate() {
             number += 1;
             let mut message = publication(room, number.into(), payload);
+            message.client_id_given = j % 2 == 0;
             let reply = list(publish(&mut redis, &sha, number, from_ref(&message)));
             assert_eq!(reply[5], Parsed::Line(':', (j + 1).to_string()));
             message.offset = j as u64 + 1;
@@ -143,22 +144,25 @@ fn a_refused_command_leaves_it_whole() {
             Parsed::Line(':', length) => length.parse::<i64>().unwrap(),
             other => panic!("{other:?}"),
         };
-        let before = length(&mut admin);
-        let messages = [number, number + 1].map(|n| publication("r", n.into(), "1"));
-        let reply = publish(&mut bob, &sha, number, &messages[..2]);
-        number += 2;
-        let after = length(&mut admin);
-        assert_eq!(
-            after - before,
-            if is_stored { 2 } else { 0 },
-            "{rule} {reply:?}"
-        );
-        let state = ask(&mut admin, "HMGET g:state seq o:r");
-        let want = Parsed::Bulk(after.to_string().into());
-        assert_eq!(list(state), [want.clone(), want], "{rule} {reply:?}");
-        if is_told {
-            listener.read();
-            listener.read();
+        // Two with ids of their client, and one without, which looks up no id.
+        for (count, needs_no_ids) in [(2, false), (1, rule == "-hlen")] {
+            let before = length(&mut admin);
+            let mut messages = [number, number + 1].map(|n| publication("r", n.into(), "1"));
+            messages[0].client_id_given = count == 2;
+            let reply = publish(&mut bob, &sha, number, &messages[..count]);
+            number += count as u64;
+            let after = length(&mut admin);
+            let stored = if is_stored || needs_no_ids { count } else { 0 };
+            assert_eq!(after - before, stored as i64, "{rule} {reply:?}");
+            let state = ask(&mut admin, "HMGET g:state seq o:r");
+            let want = Parsed::Bulk(after.to_string().into());
+            assert_eq!(list(state), [want.clone(), want], "{rule} {reply:?}");
+            let told = if is_told || needs_no_ids { count } else { 0 };
+            (0..told).for_each(|_| drop(listener.read()));
+            if stored > 0 && (count == 1 || stored > told) {
+                let warning = bulk(&list(reply)[3]);
+                assert_eq!(stored > told, !warning.is_empty(), "{rule} {warning}");
+            }
         }
         let reached = ask(&mut admin, "PUBLISH g:broadcast mark");
         assert_eq!(reached, Parsed::Line(':', "1".into()));
