@@ -197,7 +197,7 @@ impl Client {
                     "client {}: they alternate",
                     self.number
                 );
-                assert!(!is || ledger.setup.is_faulty(), "Redis is well: {frame}");
+                assert!(!is || ledger.is_faulty(), "Redis is well: {frame}");
                 self.is_degraded = is;
             }
             other => panic!("{other} is not sent here"),
@@ -365,7 +365,7 @@ impl Client {
 
     fn on_error(&mut self, frame: &Value, ledger: &mut Ledger) {
         let code = frame["code"].as_str().expect("a code");
-        let away = ledger.setup.is_faulty() && !ledger.is_calm;
+        let away = ledger.is_faulty() && !ledger.is_calm;
         let pending = frame.get("ref").map(|_| self.answer(frame));
         let allowed = match (code, &pending) {
             (

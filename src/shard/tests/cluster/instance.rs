@@ -11,7 +11,7 @@ use crate::backplane::link::LinkAsk;
 use crate::backplane::redis::spool::SpoolAsk;
 use crate::hub::ConnIndex;
 use crate::model::Timestamp;
-use crate::model::limits::{CHUNK_BYTES_MAX, OUTBOX_BYTES_MAX};
+use crate::model::limits::{BREAKER_AWAY_MS, CHUNK_BYTES_MAX, OUTBOX_BYTES_MAX};
 use crate::shard::home::HomeRoom;
 use crate::shard::tests::wires::{Wire, Wires};
 use crate::shard::tests::world::ANSWERS_BYTES;
@@ -88,6 +88,14 @@ impl Instance {
             us: (now_ms - self.began_ms) * 1000,
             wall: Timestamp(WALL_MS + now_ms + self.skew_ms),
         }
+    }
+
+    /// Whether it has waited for its first login for as long as the breaker does. With steps of up
+    /// to 200 ms, each of which brings a part of a reply, six are enough for that, however fast the
+    /// links are (seed 35810).
+    pub(super) fn is_login_slow(&self, now_ms: u64) -> bool {
+        let has_waited = self.began_ms + BREAKER_AWAY_MS <= now_ms;
+        has_waited && self.nodes[0].shard.counters().redis.connects == 0
     }
 
     pub(super) fn event(&mut self, at: usize, now_ms: u64, event: Event<'_>) {

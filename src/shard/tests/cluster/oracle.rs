@@ -42,6 +42,9 @@ pub(super) struct Ledger {
     pub(super) skipped: Vec<Skipped>,
     /// Whether Redis is well and everything was quiet: nothing may be refused.
     pub(super) is_calm: bool,
+    /// Whether an instance had to wait for Redis though that was well: see
+    /// `Instance::is_login_slow`.
+    pub(super) is_login_slow: bool,
     /// Whether every frame is printed.
     pub(super) trace: bool,
     pub(super) now_ms: u64,
@@ -55,9 +58,15 @@ impl Ledger {
             seen: HashMap::new(),
             skipped: Vec::new(),
             is_calm: false,
+            is_login_slow: false,
             trace: std::env::var_os("RINGCAST_SIM_TRACE").is_some(),
             now_ms: 0,
         }
+    }
+
+    /// Whether Redis may have been away for an instance, or may have seemed so.
+    pub(super) fn is_faulty(&self) -> bool {
+        self.setup.is_faulty() || self.is_login_slow
     }
 
     /// The frame to publish an attempt with.

@@ -168,7 +168,8 @@ impl Setup {
             full,
             ..
         } = self.faults;
-        // A login of so many steps may take longer than the breaker waits (seed 20556).
+        // A login and a subscription of so many steps may take longer than the breaker waits (seeds
+        // 3597, 20556); the first login alone may wherever steps are long: see `is_login_slow`.
         let is_slow = self.step_ms >= 200 && self.link_ms >= 100;
         // A subscriber whose output is full is cut, but the commands go on.
         is_slow || cuts + hangs + holes + refusals + stops + restarts + losses + flushes + full > 0

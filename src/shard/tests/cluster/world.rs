@@ -209,6 +209,8 @@ impl World {
     /// Everybody gets a turn, in a random order.
     fn step(&mut self) {
         self.ledger.now_ms = self.now_ms;
+        let is_slow = |instance: &Instance| instance.is_login_slow(self.now_ms);
+        self.ledger.is_login_slow |= self.instances.iter().flatten().any(is_slow);
         let instances = &self.instances;
         let wants = |at: usize, link: Link| {
             let instance = instances[at].as_ref();
