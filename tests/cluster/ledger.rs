@@ -5,12 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::json;
 
-use super::instances::{Ledger, Plan, Verdict, await_up, begin, command, health, start_all};
+use super::instances::{Ledger, Plan, Verdict, await_up, begin, command, health, pair, start_all};
 use super::namespace::{Namespace, ip};
 use super::proxy::Proxy;
 use super::redis::{Redis, STREAM};
-use super::support::{Server, all, eventually, skip};
+use super::support::{Client, Server, all, eventually, skip};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -304,18 +305,62 @@ fn redis_goes_on_without_its_last_second_and_no_connection_breaks() {
     let mut redis = Redis::lasting(&[]);
     let plan = Plan::new(3_000, SECOND);
     let verdict = check(&mut redis, &plan, |redis, _| {
-        let names = [STREAM, "gosocket:state"];
-        let copy = "for i = 1, 2 do redis.call('COPY', KEYS[i], KEYS[i + 2], 'REPLACE') end";
-        let (own, old) = (names, ["old:stream", "old:state"]);
-        let [from, to] = [[own, old].concat(), [old, own].concat()];
-        redis.ask(&[&["EVAL", copy, "4"], &from[..]].concat());
+        copy(redis, NAMES, COPIES);
         thread::sleep(SECOND);
-        redis.ask(&[&["EVAL", copy, "4"], &to[..]].concat());
+        copy(redis, COPIES, NAMES);
     });
     verdict
         .expect_honest()
         .expect_connected()
         .expect_told_epoch();
+}
+
+const NAMES: [&str; 2] = [STREAM, "gosocket:state"];
+const COPIES: [&str; 2] = ["old:stream", "old:state"];
+
+fn copy(redis: &Redis, from: [&str; 2], to: [&str; 2]) {
+    let copy = "for i = 1, 2 do redis.call('COPY', KEYS[i], KEYS[i + 2], 'REPLACE') end";
+    redis.ask(&[&["EVAL", copy, "4"], &from[..], &to[..]].concat());
+}
+
+/// The same in silence: as many others were stored there as it misses, and none of them is heard.
+///
+/// FAULTS D13: it has another line that is exactly as long: found by the place of the last one,
+/// told by a new epoch.
+#[test]
+fn redis_has_another_line_exactly_as_long_and_no_connection_breaks() {
+    let redis = Redis::start(&[]);
+    let [a, b] = pair(&redis, &[]);
+    let mut members = [Client::new(&a), Client::new(&b)];
+    let epochs = members
+        .each_mut()
+        .map(|member| member.join("r")["epoch"].clone());
+    members[0].publish("r", json!(1));
+    copy(&redis, NAMES, COPIES);
+    for n in 2..=3 {
+        assert_eq!(members[0].publish("r", json!(n)), n);
+    }
+    for member in &mut members {
+        member.messages("r", 1, 3);
+    }
+    copy(&redis, COPIES, NAMES);
+    let script = include_str!("../../src/backplane/redis/publish.lua");
+    let keys = [NAMES[1], NAMES[0], "gosocket:ids:0", "gosocket:ids:1"];
+    let head = [
+        "unheard", "\"x\"", "x", "0", "x", "1", "1", "600000", "1000",
+    ];
+    let message = ["r", "x", "", "0", "", "id", "", "2026", "", ""];
+    let call = [&["EVAL", script, "4"], &keys[..], &head, &message, &message].concat();
+    assert_eq!(redis.ask(&call)[1], 3, "it is as long");
+    for (member, epoch) in members.iter_mut().zip(epochs) {
+        let joined = member.next("joined");
+        assert_eq!(
+            (&joined["recovered"], &joined["offset"]),
+            (&json!(false), &json!(0))
+        );
+        assert!(joined["epoch"].as_str() > epoch.as_str(), "{joined}");
+    }
+    assert_eq!(members[1].publish("r", json!(4)), 1);
 }
 
 /// FAULTS D12: no memory for 2 s (10 s), under load: nothing lost, all acked in the end.

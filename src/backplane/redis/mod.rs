@@ -31,7 +31,7 @@
 //! |---|---|
 //! | `gosocket:broadcast` | channel: one envelope a message: `{"instance_id":S,"epoch":E,"seq":n,"entry":"ms-n","payload":<frame>}`; a signal has neither epoch, seq nor entry |
 //! | `gosocket:messages:stream` | entries with the fields `room_name user_id username payload metadata id epoch offset seq sent_at instance_id`; a field without a value is the empty text |
-//! | `gosocket:state` | hash: `epoch`, `seq`, `partitions`, `o:<room>` = last offset, `p:<producer>` = `<last number> <ms when>`, `producers` = those of the last day, `ids` = which generation of ids is filled, `ids_at` = since when |
+//! | `gosocket:state` | hash: `epoch`, `seq`, `partitions`, `o:<room>` = last offset, `place` = `<epoch> <seq> <entry>` of the last one stored, `p:<producer>` = `<last number> <ms when>`, `producers` = those of the last day, `ids` = which generation of ids is filled, `ids_at` = since when |
 //! | `gosocket:ids:0`, `gosocket:ids:1` | hash `<room> NUL <id>` -> offset: the ids that clients supplied, two generations, the older dropped each dedupe window |
 //! | `gosocket:control` | channel of `roster` |
 //! | `gosocket:members:<instance>` | hash: the members on that instance, with a lease |

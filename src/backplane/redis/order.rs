@@ -133,6 +133,8 @@ pub struct Order {
     is_entry_inexact: bool,
     /// The last one whose own entry was seen; behind it there may be holes.
     exact: Option<Place>,
+    /// `exact` is where it was started, with the stream's newest entry: which may be another's.
+    is_exact_start: bool,
     /// It is not known whether what comes is of the line that was passed on, and why.
     doubt: Option<Doubt>,
     /// The last entry known, once a greeting has said that it was rightly missing.
@@ -152,6 +154,7 @@ impl Order {
     pub fn start(&mut self, epoch: Epoch, seq: u64, entry: EntryId, out: &mut Vec<Ordered>) {
         self.current = Some(Place { epoch, seq, entry });
         self.exact = self.current;
+        self.is_exact_start = true;
         (self.is_entry_inexact, self.doubt, self.is_line_over) = (false, None, false);
         self.forget_repair();
         self.known = None;
@@ -460,7 +463,7 @@ impl Order {
         debug_assert!(self.is_beyond(key_of(&item)), "none twice, none late");
         self.advance(item.place.epoch, item.place.seq, out);
         (self.current, self.exact) = (Some(item.place), Some(item.place));
-        self.is_entry_inexact = false;
+        (self.is_entry_inexact, self.is_exact_start) = (false, false);
         out.push(Ordered::Item(item));
     }
 

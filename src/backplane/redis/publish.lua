@@ -70,6 +70,7 @@ if messages == 1 and ARGV[HEADER + 7] ~= '1' then
     local entry = store(HEADER, epoch, offset_text, seq_text)
     if type(entry) == 'string' then
       local done = pcall('HSET', state, 'seq', seq_text,
+        'place', epoch .. ' ' .. seq_text .. ' ' .. entry,
         number, ARGV[7] .. ' ' .. entry:match('^%d+'), room, offset_text)
       if type(done) == 'table' then
         pcall('XDEL', stream, entry)
@@ -237,9 +238,13 @@ if not taken and (known[1] or reply[3] == 'error') then
   return known[1] and reply or {err = reply[4]}
 end
 -- Room for the fields of one room from the start.
-local written, rotates = {'seq', digits(seq), nil, nil, nil, nil}, false
+local written, rotates = {'seq', digits(seq), nil, nil, nil, nil, nil, nil}, false
 if not known[1] then
   written[3], written[4] = 'epoch', epoch
+end
+if stored > 0 then
+  local n = #written
+  written[n + 1], written[n + 2] = 'place', epoch .. ' ' .. digits(seq) .. ' ' .. entries[stored]
 end
 if taken then
   -- The entry's id has the time.

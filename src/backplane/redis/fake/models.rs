@@ -314,6 +314,10 @@ impl<'a> Publish<'a> {
             (Bytes::from("epoch"), self.epoch.clone()),
             (Bytes::from("seq"), text(self.seq)),
         ];
+        if !self.entry.is_empty() {
+            let place = format!(" {} {}", self.seq, self.entry);
+            written.push(("place".into(), join(&[&self.epoch, place.as_bytes()])));
+        }
         if let Some(last) = last {
             let value = format!("{last} {}", self.now_ms);
             written.push((join(&[b"p:", &self.args[4]]), value.into()));

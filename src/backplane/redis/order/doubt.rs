@@ -12,10 +12,21 @@
 //! takes over behind one and the same address. Then numbers are given twice, and what is next by
 //! its number may be of the other line, behind some that were never here. So an item that
 //! contradicts what was passed on (its number is not above ours and its entry is, or the other way
-//! round), and a page from the last entry known that does not begin with it, are a doubt: nothing
-//! is passed on or read until [`Order::on_greeted`] says whose line that Redis has.
+//! round; or it has our number, and another entry), and a page from the last entry known that does
+//! not begin with it, are a doubt: nothing is passed on or read until [`Order::on_greeted`] says
+//! whose line that Redis has.
 //!
-//! One case shows nothing: a line that is exactly as long as ours where nothing is missing.
+//! What shows that a line is another:
+//!
+//! | their line, by its length | by what |
+//! |---|---|
+//! | shorter than ours | the poll of each second, and each call: so little can't be |
+//! | as long, and silent | the poll: the state has the place of the last one, with its entry |
+//! | longer | an item of it with a number of ours; a page that is read to mend what is missing |
+//!
+//! One case shows nothing: unheard, and since the last poll, their line has become exactly as long
+//! as ours, and then an item of it comes. That is next by its number and by its entry, and no page
+//! is read.
 
 use super::{Item, Order, Ordered, Place, Reading};
 use crate::model::{EntryId, Epoch};
@@ -44,7 +55,10 @@ impl Order {
 
     /// A reply says that so much is stored.
     pub fn on_stored(&mut self, place: Place) {
-        if self.contradicts(place) {
+        if self.is_start(place) && place.entry != EntryId::default() {
+            // It is known now which entry the last one has that was there before.
+            (self.exact, self.is_exact_start) = (Some(place), false);
+        } else if self.contradicts(place) {
             self.begin_doubt(Doubt::Contradicted);
         }
     }
@@ -87,7 +101,16 @@ impl Order {
     fn contradicts(&self, place: Place) -> bool {
         let is_of_epoch = |current: Place| current.epoch == place.epoch;
         self.current.is_some_and(is_of_epoch)
-            && self.exact.is_some_and(|exact| contradict(exact, place))
+            && self.exact.is_some_and(|exact| {
+                let is_before = self.is_start(place) && place.entry < exact.entry;
+                contradict(exact, place) && !is_before
+            })
+    }
+
+    /// Whether that is the last one there was when it was started.
+    fn is_start(&self, place: Place) -> bool {
+        let is_it = |exact: Place| (exact.epoch, exact.seq) == (place.epoch, place.seq);
+        self.is_exact_start && self.exact.is_some_and(is_it)
     }
 
     /// Whether a page that was to begin with the last entry known does not, and is of its epoch:
@@ -113,14 +136,10 @@ impl Order {
     }
 }
 
-/// Whether both can't be of one line: within an epoch numbers and entries rise together. An entry
-/// that isn't known is 0-0.
+/// Whether both can't be of one line: within an epoch numbers and entries rise together, and each
+/// number has one entry. An entry that isn't known is 0-0.
 pub(in crate::backplane::redis) fn contradict(known: Place, other: Place) -> bool {
     let is_told = known.entry != EntryId::default() && other.entry != EntryId::default();
-    let is_above = other.seq > known.seq;
-    let is_behind = match is_above {
-        true => other.entry < known.entry,
-        false => other.entry > known.entry,
-    };
-    is_told && known.epoch == other.epoch && is_behind
+    let is_other = known.seq.cmp(&other.seq) != known.entry.cmp(&other.entry);
+    is_told && known.epoch == other.epoch && is_other
 }

@@ -19,7 +19,7 @@ impl<T: Origin> Partition<T> {
             let is_behind = std::mem::take(&mut self.keep.resubscribed);
             let behind = self.subscription.subscribed().filter(|_| is_behind);
             let out = self.commands.ask(now_ms, Question::Seen(behind));
-            push_command(out, &[b"HMGET", state, b"epoch", b"seq"]);
+            push_command(out, &[b"HMGET", state, b"epoch", b"seq", b"place"]);
             self.counters.commands += 1;
             if self.subscriber.is_up() && self.subscriber.unanswered() == 0 {
                 push_command(self.subscriber.ask(now_ms, ()), &[b"PING"]);

@@ -428,9 +428,10 @@ impl<T: Origin> Partition<T> {
         }
     }
 
-    /// A call found so much, and its last message is stored there. If that can't be, for what was
-    /// delivered or acked before, Redis has lost that. Of what was acked it is certain, and is not
-    /// asked: by then the last one acked is of the other line, and would be found.
+    /// A call found so much, and its last message is stored there; or a poll did, and there is the
+    /// last one. If that can't be, for what was delivered or acked before, Redis has lost that. Of
+    /// what was acked it is certain, and is not asked: by then the last one acked is of the other
+    /// line, and would be found.
     fn on_stored(&mut self, moment: &mut Moment<'_>, found: u64, place: Place) {
         self.order.on_stored(place);
         if self.keep.contradicts(found, place) {
@@ -494,6 +495,8 @@ impl<T: Origin> Partition<T> {
             return;
         };
         self.saw_epoch(epoch);
+        let entry = noted_entry(&value, epoch, seq);
+        self.on_stored(moment, seq, Place { epoch, seq, entry });
         let (Some((known_epoch, known_seq, _)), Some(promised)) = (self.known(), self.promised())
         else {
             return;
@@ -562,6 +565,16 @@ pub(super) fn state_of(value: &Value) -> Option<(Epoch, u64)> {
     let list = value.as_list()?;
     let text = |at: usize| std::str::from_utf8(list.get(at)?.as_text()?).ok();
     Some((Epoch::parse(text(0)?)?, text(1)?.parse().ok()?))
+}
+
+/// The entry of the last one stored, as the state behind its epoch and number has it; 0-0 if it has
+/// none, or of one before: who stored the last one does not know that it is to be noted.
+fn noted_entry(value: &Value, epoch: Epoch, seq: u64) -> EntryId {
+    let noted = value.as_list().and_then(|list| list.get(2)?.as_text());
+    let noted = noted.and_then(|noted| std::str::from_utf8(noted).ok());
+    let last = format!("{} {seq} ", epoch.as_str());
+    let entry = noted.and_then(|noted| EntryId::parse(noted.strip_prefix(&last)?));
+    entry.unwrap_or_default()
 }
 
 type Fields = Vec<(Bytes, Bytes)>;

@@ -90,6 +90,21 @@ impl Ledger {
         frame + "}"
     }
 
+    /// Somebody wants a message in a room who is no client here; returned: its payload.
+    pub(super) fn attempt_elsewhere(&mut self, room: String) -> String {
+        self.attempts.push(Attempt {
+            client: usize::MAX,
+            life: 0,
+            room,
+            id: None,
+            echo: true,
+            pad: 1,
+            tries: 1,
+            acked: HashSet::new(),
+        });
+        format!(r#"{{"n":{},"pad":"x"}}"#, self.attempts.len() - 1)
+    }
+
     /// A member got a message, or a preview of one.
     pub(super) fn on_message(&mut self, epoch: Option<&str>, message: &Value) -> usize {
         let room = message["room"].as_str().expect("a room");

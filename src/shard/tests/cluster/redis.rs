@@ -8,6 +8,8 @@
 //! A life that its instance has closed, or that died with it, goes on here until what it had sent
 //! has run: it may run late, between two commands of the next life.
 
+mod line;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::BytesMut;

@@ -66,6 +66,9 @@ impl World {
         self.calm();
         self.settle(REST_MS);
         self.check_rest();
+        if self.setup.faults.forks > 0 {
+            self.take_another_line();
+        }
         self.ledger.is_calm = true;
         self.check_members();
         self.come_back();
@@ -102,6 +105,22 @@ impl World {
                 }
             }
         }
+    }
+
+    /// All is quiet, and another is in the place of Redis whose line is as long: nothing comes of
+    /// it, and it must be found all the same.
+    fn take_another_line(&mut self) {
+        let Some(missed) = self.redis.missed_by_oldest() else {
+            return;
+        };
+        let mut tail = Vec::new();
+        for _ in 0..missed {
+            let room = format!("r{}", self.rng.usize(..self.setup.rooms));
+            tail.push((room.clone(), self.ledger.attempt_elsewhere(room)));
+        }
+        self.redis.take_another_line(&tail);
+        self.settle(REST_MS);
+        self.check_rest();
     }
 
     /// Time passes, and at each moment everything comes that is under way.

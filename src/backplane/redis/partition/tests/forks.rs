@@ -120,6 +120,88 @@ fn a_page_of_another_line_mends_nothing() {
     assert_eq!(stage.told(), ["epoch"]);
 }
 
+/// The other line is exactly as long, and nothing comes of it: what was delivered last was lost
+/// within the epoch without a word.
+#[test]
+fn a_line_exactly_as_long_as_ours_begins_a_new_epoch() {
+    let (mut stage, [empty, of_one]) = Stage::of_two();
+    for (by, tail) in [(&of_one, 21..=21), (&empty, 21..=22)] {
+        let (mut stage, _) = Stage::of_two();
+        stage.replace(by);
+        stage.publish_elsewhere(tail);
+        stage.lose_envelopes();
+        stage.pass(3_000);
+        assert_eq!(stage.told(), ["epoch"]);
+        stage.publish(3);
+        stage.pass(200);
+        assert_eq!(stage.told(), ["ack 3 at 1", "3 at 1"]);
+    }
+    // Of its tail nothing is left in the stream: the state has the place of its last one.
+    stage.replace(&of_one);
+    stage.publish_elsewhere(21..=21);
+    stage.lose_envelopes();
+    stage.run(&[b"DEL", b"g:messages:stream"]);
+    stage.pass(3_000);
+    assert_eq!(stage.told(), ["epoch"]);
+}
+
+/// It is as long as what was acked, of which the last was not delivered yet.
+#[test]
+fn a_line_exactly_as_long_as_what_was_acked_begins_a_new_epoch() {
+    let (mut stage, [.., of_two]) = Stage::of_two_and_an_ack();
+    stage.replace(&of_two);
+    stage.publish_elsewhere(21..=21);
+    stage.lose_envelopes();
+    stage.held = None;
+    stage.pass(3_000);
+    assert_eq!(stage.told(), ["epoch"]);
+}
+
+/// The line is ours, whatever an operator makes of the stream: nobody is asked again and again.
+#[test]
+fn what_is_taken_from_the_stream_by_hand_is_no_other_line() {
+    let stream = &b"g:messages:stream"[..];
+    let commands: [&[&[u8]]; 3] = [
+        &[b"XTRIM", stream, b"MAXLEN", b"1"],
+        &[b"XTRIM", stream, b"MAXLEN", b"0"],
+        &[b"DEL", stream],
+    ];
+    for command in commands {
+        let (mut stage, _) = Stage::of_two();
+        let greetings = stage.fake.count("hello.lua");
+        stage.run(command);
+        stage.pass(10_000);
+        assert_eq!(stage.told(), [""; 0]);
+        assert_eq!(stage.fake.count("hello.lua"), greetings);
+        stage.publish(3);
+        stage.pass(100);
+        assert_eq!(stage.told(), ["ack 3 at 3", "3 at 3"]);
+    }
+}
+
+/// One that knows nothing of places stores, too: what stands in the state is older than the line.
+#[test]
+fn a_place_that_is_not_of_the_last_one_says_nothing() {
+    let (mut stage, [_, of_one]) = Stage::of_two();
+    let place = |stage: &mut Stage| {
+        let state = stage.fake.data().hash(b"g:state").unwrap().unwrap();
+        state[&b"place"[..]].clone()
+    };
+    let of_now = place(&mut stage);
+    let now = stage.fake.snapshot();
+    stage.fake.replace(&of_one);
+    let of_one = place(&mut stage);
+    assert_ne!(of_one, of_now);
+    stage.fake.replace(&now);
+    stage.run(&[b"HSET", b"g:state", b"place", &of_one]);
+    stage.pass(3_000);
+    for wrong in ["", "x", "x 2 5-0", "00000000000100000000 2"] {
+        stage.run(&[b"HSET", b"g:state", b"place", wrong.as_bytes()]);
+        stage.pass(3_000);
+    }
+    assert_eq!(stage.told(), [""; 0]);
+}
+
 /// What was acked, and not delivered yet, is gone; the next ack has a number that was given.
 #[test]
 fn an_ack_with_a_number_that_was_acked_before_begins_a_new_epoch() {
