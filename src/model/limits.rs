@@ -256,6 +256,8 @@ pub const ENVELOPE_BYTES_MAX: usize = 65 * 1024 * 1024;
 pub const HELD_ITEMS_MAX: usize = 16 * 1024;
 /// Bytes of such items.
 pub const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Places of a partition that Redis has told of and whose items are not passed on yet.
+pub const TOLD_MAX: usize = 1024;
 /// How long what is known to exist may take to come by the channel, in ms.
 pub const REPAIR_GRACE_MS: u64 = 1_000;
 /// First and longest wait before a failed read of the stream is tried again, in ms.

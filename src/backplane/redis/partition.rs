@@ -20,6 +20,7 @@
 //! | `partition/rooms` | rooms that are followed: opening, order, losses, the past |
 //! | `partition/skips` | who does not get its own message |
 //! | `partition/subscription` | whether what the channel brings counts |
+//! | `partition/told` | places whose items are not passed on yet |
 //!
 //! What stands in the order waits in `ready` until [`Partition::drive`] lets it out, so that a
 //! shard that is pressed is not given more than its logs can hold; while too much is ready the
@@ -39,6 +40,7 @@ mod replies;
 mod rooms;
 mod skips;
 mod subscription;
+mod told;
 
 use std::collections::VecDeque;
 
@@ -51,6 +53,7 @@ use self::replies::Question;
 use self::rooms::Followed;
 use self::skips::Skips;
 use self::subscription::Subscription;
+use self::told::Told;
 use super::breaker::{Breaker, State};
 use super::names::Names;
 use super::order::{Order, Ordered};
@@ -127,6 +130,7 @@ pub struct Partition<T> {
     subscriber: Wire<()>,
     keep: keep::Keep,
     subscription: Subscription,
+    told: Told,
     breaker: Breaker,
     publisher: Publisher<Whose<T>>,
     replicas: Replicas,
@@ -238,6 +242,7 @@ impl<T: Origin> Partition<T> {
             subscriber: Wire::new(Link::Subscriber, settings.login.clone()),
             keep: keep::Keep::new(seed),
             subscription: Subscription::default(),
+            told: Told::default(),
             breaker: Breaker::new(0),
             publisher,
             replicas: Replicas::new(settings.ack_replicas),
@@ -598,7 +603,12 @@ impl<T: Origin> Partition<T> {
     fn on_ordered(&mut self, ordered: impl IntoIterator<Item = Ordered>) {
         for ordered in ordered {
             match ordered {
-                Ordered::Item(item) => self.on_item(item),
+                Ordered::Item(item) => {
+                    if self.told.on_passed(item.place) {
+                        self.end_epoch_of(item.place);
+                    }
+                    self.on_item(item);
+                }
                 Ordered::Epoch(epoch) => self.on_epoch(epoch),
                 Ordered::Hole { .. } => self.on_hole(),
             }

@@ -24,6 +24,8 @@
 //! | as long, and silent | the poll: the state has the place of the last one, with its entry |
 //! | longer | an item of it with a number of ours; a page that is read to mend what is missing |
 //!
+//! So much for what was delivered; what was acked and is not yet: see `partition/told`.
+//!
 //! One case shows nothing: unheard, and since the last poll, their line has become exactly as long
 //! as ours, and then an item of it comes. That is next by its number and by its entry, and no page
 //! is read.

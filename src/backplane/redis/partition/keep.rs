@@ -334,6 +334,7 @@ impl<T: Origin> Partition<T> {
         self.keep.hello_asked = false;
         self.keep.lease_asked = false;
         self.replicas.forget();
+        self.told.clear();
         self.publisher.on_disconnected();
         if let Some(earlier) = &mut self.earlier {
             earlier.publisher.on_disconnected();
@@ -537,10 +538,20 @@ impl<T: Origin> Partition<T> {
         self.keep.ends_epoch = Some(epoch);
     }
 
+    /// An item has come in the place of one that was to come.
+    pub(super) fn end_epoch_of(&mut self, item: Place) {
+        if self.keep.ends_epoch != Some(item.epoch) {
+            self.end_epoch(0, item.epoch);
+        }
+    }
+
     pub(super) fn on_greeted(&mut self) {
         self.keep.ends_epoch = None;
         self.keep.greeted = true;
         self.keep.hello_asked = false;
+        if let Some(acked) = self.keep.acked {
+            self.told.insert(acked);
+        }
     }
 
     /// An epoch above all that is known.

@@ -154,6 +154,9 @@ impl<T: Origin> Partition<T> {
     fn on_live(&mut self, items: impl IntoIterator<Item = Item>) {
         let mut ordered = std::mem::take(&mut self.ordered);
         for item in items {
+            if self.told.contradicts(item.place) {
+                self.end_epoch_of(item.place);
+            }
             self.order.on_live(item, &mut ordered);
         }
         self.on_ordered(ordered.drain(..));
@@ -436,6 +439,9 @@ impl<T: Origin> Partition<T> {
         self.order.on_stored(place);
         if self.keep.contradicts(found, place) {
             self.end_epoch(moment.ms, place.epoch);
+        }
+        if self.known().map(|(epoch, seq, _)| (epoch, seq)) < Some((place.epoch, place.seq)) {
+            self.told.insert(place);
         }
     }
 

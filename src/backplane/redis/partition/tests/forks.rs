@@ -157,6 +157,26 @@ fn a_line_exactly_as_long_as_what_was_acked_begins_a_new_epoch() {
     assert_eq!(stage.told(), ["epoch"]);
 }
 
+/// RINGCAST_SIM_SEED=40941 of the simulator: an item comes in the place of what was acked. Another
+/// call is answered before, the place of which is of the other line.
+#[test]
+fn an_item_in_the_place_of_what_was_acked_begins_a_new_epoch() {
+    for is_called in [false, true] {
+        let (mut stage, [.., of_two]) = Stage::of_two_and_an_ack();
+        stage.replace(&of_two);
+        stage.publish_elsewhere(21..=22);
+        if is_called {
+            stage.publish(4);
+            stage.pump();
+            assert_eq!(stage.told(), ["ack 4 at 5"]);
+        }
+        stage.held = None;
+        stage.pump();
+        let told = stage.told();
+        assert_eq!(told.last(), Some(&"epoch".to_owned()), "{told:?}");
+    }
+}
+
 /// The line is ours, whatever an operator makes of the stream: nobody is asked again and again.
 #[test]
 fn what_is_taken_from_the_stream_by_hand_is_no_other_line() {
