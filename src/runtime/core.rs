@@ -198,13 +198,9 @@ impl Core {
             Received::Nothing => Read::Again,
             Received::HalfClosed => {
                 self.handle(Event::HalfClosed(index));
-                if self.shard.holds(index) {
-                    return Read::Paused;
-                }
-                if let Some(slot) = self.sockets.get(index, serial) {
-                    slot.closed = true;
-                }
-                Read::Ended
+                // If nothing is to be said any more, `Effect::Close` comes: its number is not free
+                // before, and its peer is told of the end.
+                Read::Paused
             }
             Received::Ended => self.end(index, serial),
             Received::Broken(why) => {

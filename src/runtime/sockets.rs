@@ -179,6 +179,10 @@ impl Socket for Sockets {
         self.sends += 1;
         sent
     }
+
+    fn holds_back(&mut self, index: ConnIndex) -> bool {
+        self.has_backlog(index)
+    }
 }
 
 /// One nonblocking send to a socket that is in no slot.

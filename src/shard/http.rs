@@ -253,18 +253,16 @@ impl Shard {
             return;
         };
         conn.peer_closed = true;
-        let is_asking = match conn.phase {
-            Phase::Answering => true,
-            Phase::Head => conn.resuming,
-            _ => false,
-        };
-        let is_told = matches!(conn.phase, Phase::Head | Phase::Closing) && conn.outbox.is_some();
-        if !is_asking && !is_told {
-            self.remove(index);
-            return;
-        }
-        if !is_asking && conn.phase == Phase::Head {
-            self.begin_closing(index);
+        match conn.phase {
+            Phase::Answering => {}
+            Phase::Head if conn.resuming => {}
+            // What was answered may still be on its way.
+            Phase::Head => self.begin_closing(index),
+            Phase::Closing if !conn.shut => {}
+            _ => {
+                self.abort(index);
+                return;
+            }
         }
         // There is nothing to be read.
         if let Some(conn) = self.conn_mut(index) {

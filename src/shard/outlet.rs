@@ -24,6 +24,10 @@ pub trait Socket {
     /// # Errors
     /// The connection is broken.
     fn send(&mut self, conn: ConnIndex, bytes: &[u8]) -> Result<usize, Gone>;
+
+    /// Whether some of what was taken has not gone out: to close the connection now would lose it.
+    /// [`Event::Writable`](super::Event::Writable) says when it may have.
+    fn holds_back(&mut self, conn: ConnIndex) -> bool;
 }
 
 /// What a sweep works on.
@@ -53,7 +57,6 @@ impl<S: Socket> Sweep<'_, S> {
         if bytes.is_empty() {
             return 0;
         }
-        let now_ms = self.now_ms;
         self.counters.sends += 1;
         let sent = match self.socket.send(index, bytes) {
             Ok(sent) => sent,
@@ -63,15 +66,21 @@ impl<S: Socket> Sweep<'_, S> {
             }
         };
         self.counters.bytes_out += sent as u64;
-        if sent < bytes.len()
-            && let Some(conn) = self.conn(index)
-        {
+        if sent < bytes.len() {
+            self.block(index);
+        }
+        sent
+    }
+
+    /// The socket takes nothing for now.
+    fn block(&mut self, index: ConnIndex) {
+        let now_ms = self.now_ms;
+        if let Some(conn) = self.conn(index) {
             conn.blocked = true;
             conn.progress_ms = now_ms;
             self.plain[index as usize] = false;
             self.effects.push(Effect::AwaitWritable(index));
         }
-        sent
     }
 
     /// Sends what waits in the outbox.
@@ -94,20 +103,26 @@ impl<S: Socket> Sweep<'_, S> {
                 return;
             }
         }
-        if let Some(conn) = self.conn(index)
-            && conn.phase.hears()
-        {
+        let Some(conn) = self.conn(index) else { return };
+        if conn.phase.hears() {
             self.plain[index as usize] = true;
-        } else if let Some(conn) = self.conn(index)
-            && conn.phase == Phase::Closing
-            && !conn.shut
-        {
-            conn.shut = true;
-            if conn.peer_closed {
-                self.done.push(index);
-            } else {
-                self.effects.push(Effect::ShutdownWrite(index));
-            }
+        } else if conn.phase == Phase::Closing && !conn.shut {
+            self.end(index);
+        }
+    }
+
+    /// All was taken, and nothing comes behind it: once it has gone out, that is the end.
+    fn end(&mut self, index: ConnIndex) {
+        if self.socket.holds_back(index) {
+            self.block(index);
+            return;
+        }
+        let Some(conn) = self.conn(index) else { return };
+        conn.shut = true;
+        if conn.peer_closed {
+            self.done.push(index);
+        } else {
+            self.effects.push(Effect::ShutdownWrite(index));
         }
     }
 }

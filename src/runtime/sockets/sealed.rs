@@ -150,7 +150,8 @@ impl Sockets {
         self.sealed.as_deref_mut()?.peer(index)
     }
 
-    fn has_backlog(&mut self, index: ConnIndex) -> bool {
+    /// Whether something sealed waits.
+    pub(super) fn has_backlog(&mut self, index: ConnIndex) -> bool {
         self.peer(index)
             .is_some_and(|peer| !peer.backlog.is_empty())
     }

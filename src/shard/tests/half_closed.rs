@@ -86,3 +86,55 @@ fn who_is_asked_of_another_shard_whether_it_may_enter_and_goes_leaves_its_place(
         assert!(stage.heard(second).starts_with("HTTP/1.1 429 "), "{head}");
     }
 }
+
+/// The socket's end is asked for, which says so where there is a way to say it (TLS), and does not
+/// come of the connection's being forgotten.
+#[test]
+fn whoever_is_gone_is_closed() {
+    let get = "GET /api/rooms/a/events HTTP/1.1\r\nHost: s\r\n\r\n";
+    let answered = "DELETE / HTTP/1.1\r\nHost: s\r\n\r\n";
+    let post = "POST /api/rooms/a/messages HTTP/1.1\r\nHost: s\r\nContent-Length: 9\r\n\r\n{";
+    for bytes in ["", &get[..9], get, answered, post] {
+        let mut stage = Stage::new(options(1, false));
+        stage.shards[0].1.received.push(Vec::new());
+        stage.event(0, Event::Accepted(0, Arrival::default()));
+        stage.event(0, Event::Bytes(0, &mut bytes.as_bytes().to_vec()));
+        stage.pump();
+        assert!(stage.shards[0].0.holds(0) && stage.closed.is_empty());
+        half_close(&mut stage, (0, 0));
+        assert_eq!(stage.closed, [(0, 0)], "{bytes}");
+        assert!(!stage.shards[0].0.holds(0), "{bytes}");
+    }
+    for path in ["/ws", "/echo"] {
+        let mut stage = Stage::new(options(1, false));
+        let peer = stage.connect(0, path);
+        half_close(&mut stage, peer);
+        assert_eq!(stage.closed, [peer], "{path}");
+    }
+}
+
+/// What is sealed waits in the socket, where the shard does not see it.
+#[test]
+fn the_end_comes_behind_what_a_socket_holds_back() {
+    let get = |more| format!("GET /nothing HTTP/1.1\r\nHost: s\r\n{more}\r\n");
+    for (is_early, more) in [(true, ""), (false, ""), (false, "Connection: close\r\n")] {
+        let mut stage = Stage::new(options(1, false));
+        stage.shards[0].1.holds_back = true;
+        stage.shards[0].1.received.push(Vec::new());
+        stage.event(0, Event::Accepted(0, Arrival::default()));
+        stage.event(0, Event::Bytes(0, &mut get(more).into_bytes()));
+        if !is_early {
+            stage.pump();
+        }
+        half_close(&mut stage, (0, 0));
+        assert!(stage.heard((0, 0)).starts_with("HTTP/1.1 404 "));
+        for held in [true, false] {
+            assert!(waits(&stage, (0, 0)) && stage.closed.is_empty());
+            stage.shards[0].1.holds_back = held;
+            stage.event(0, Event::Writable(0));
+            stage.pump();
+        }
+        assert_eq!(stage.closed, [(0, 0)]);
+        assert!(stage.shards[0].0.is_empty());
+    }
+}

@@ -16,6 +16,7 @@ use crate::shard::{
 pub(super) struct Sinks {
     pub(super) received: Vec<Vec<u8>>,
     pub(super) limit: usize,
+    pub(super) holds_back: bool,
 }
 
 impl Socket for Sinks {
@@ -24,12 +25,18 @@ impl Socket for Sinks {
         self.received[index as usize].extend_from_slice(&bytes[..taken]);
         Ok(taken)
     }
+
+    fn holds_back(&mut self, _: ConnIndex) -> bool {
+        self.holds_back
+    }
 }
 
 /// Shards, and mail that is carried when a test says so.
 pub(super) struct Stage {
     pub(super) shards: Vec<(Shard, Sinks)>,
     pub(super) asked: Vec<(ShardId, StoreRequest)>,
+    /// Connections that are to be closed.
+    pub(super) closed: Vec<Peer>,
     effects: Vec<Effect>,
     pub(super) now: Now,
 }
@@ -69,6 +76,7 @@ pub(super) fn sinks() -> Sinks {
     Sinks {
         received: Vec::new(),
         limit: usize::MAX,
+        holds_back: false,
     }
 }
 
@@ -85,6 +93,7 @@ impl Stage {
         Self {
             shards,
             asked: Vec::new(),
+            closed: Vec::new(),
             effects: Vec::new(),
             now,
         }
@@ -97,8 +106,12 @@ impl Stage {
 
     pub(super) fn note(&mut self, at: usize) {
         for effect in self.effects.drain(..) {
-            if let Effect::Backplane(Ask::Store(request)) = effect {
-                self.asked.push((at as ShardId, request));
+            match effect {
+                Effect::Backplane(Ask::Store(request)) => {
+                    self.asked.push((at as ShardId, request));
+                }
+                Effect::Close(index) => self.closed.push((at, index)),
+                _ => {}
             }
         }
     }

@@ -94,4 +94,8 @@ impl Socket for Wires {
         wire.full = taken < bytes.len();
         Ok(taken)
     }
+
+    fn holds_back(&mut self, _: ConnIndex) -> bool {
+        false
+    }
 }
