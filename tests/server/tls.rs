@@ -2,6 +2,7 @@
 //! under way, and slow readers, who meet the same rules as without it.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use serde_json::json;
 use crate::sealed::{Authority, Sealed, Wss};
 use crate::support::{
     PATIENCE, all, connect, connect_narrow, eventually, post, read_to_end, ringcast, skip,
+    upgrade_head,
 };
 
 /// Runs a program; what it printed. `None`: it is not here.
@@ -486,11 +488,57 @@ fn who_says_that_it_sends_nothing_more_is_answered() {
         stream.write_all(request.as_bytes()).unwrap();
         stream.conn.send_close_notify();
         stream.flush().unwrap();
-        stream.sock.shutdown(std::net::Shutdown::Write).unwrap();
+        stream.sock.shutdown(Shutdown::Write).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
         assert!(answer.contains(&format!("\"offset\":{n}}}")), "{answer:?}");
+    }
+    eventually("all of them to be gone", || {
+        (sealed.metric("connections") == 1).then_some(())
+    });
+}
+
+/// Who says that it sends nothing more is told that nothing more comes, whatever it did before:
+/// else it could not tell an answer's end from one that was cut off (RFC 8446, 6.1).
+#[test]
+fn whoever_ends_its_side_hears_the_end_of_ours() {
+    let sealed = Sealed::start(&[]);
+    let answered = post("a", "{\"payload\":1}");
+    let events = "GET /api/rooms/a/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let asked = [
+        ("answered", &answered[..], "\"offset\":1}"),
+        ("a WebSocket", &upgrade_head("/ws"), "\"welcome\""),
+        ("a stream", events, "\n\n"),
+        ("asked", &answered, ""),
+        ("nothing", "", ""),
+        ("half a head", &answered[..20], ""),
+        ("half a body", &answered[..answered.len() - 1], ""),
+    ];
+    for (what, request, until) in asked {
+        for fin in [false, true] {
+            let mut stream = sealed.over(connect(sealed.server.port));
+            while stream.conn.is_handshaking() {
+                stream.conn.complete_io(&mut stream.sock).unwrap();
+            }
+            // If nothing is to be heard first, its end goes with it.
+            stream.conn.writer().write_all(request.as_bytes()).unwrap();
+            let until = until.replace('1', if fin { "2" } else { "1" });
+            let mut heard = String::new();
+            while !heard.contains(&until) {
+                let mut bytes = [0; 1024];
+                let count = stream.read(&mut bytes).unwrap();
+                assert_ne!(count, 0, "{what}: {heard}");
+                heard.push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+            stream.conn.send_close_notify();
+            stream.flush().unwrap();
+            if fin {
+                stream.sock.shutdown(Shutdown::Write).unwrap();
+            }
+            let rest = stream.read_to_end(&mut Vec::new());
+            assert!(rest.is_ok(), "{what}, {fin}: {rest:?}");
+        }
     }
     eventually("all of them to be gone", || {
         (sealed.metric("connections") == 1).then_some(())

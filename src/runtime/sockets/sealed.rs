@@ -287,8 +287,16 @@ impl Sockets {
             } => Received::Broken(format!("TLS: {why}")),
             _ if result.is_err() => Received::Ended,
             Opened {
-                plain: bytes @ 1.., ..
-            } => Received::Bytes(bytes),
+                plain: bytes @ 1..,
+                is_last,
+                ..
+            } => {
+                if is_last {
+                    // The next read is to find the end, though its peer may not end the socket.
+                    self.shutdown_plain(index, Shutdown::Read);
+                }
+                Received::Bytes(bytes)
+            }
             Opened { is_last: true, .. } => Received::HalfClosed,
             Opened { .. } => Received::Nothing,
         }
