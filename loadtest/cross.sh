@@ -6,11 +6,11 @@
 # TURNS=3 SECONDS_EACH=10 INSTANCES=3 PORT=18100 SERVER_CORES=0 REDIS_CORES=0 LOAD_CORES=1
 # SERVER_FLAGS='…' RELAY_FLAGS='' CROSS_FLAGS='' SHAPES='wide tens' TENS_RATE=10000 FIND_RATE=0
 #
-# Two shapes: 1,000/s to 200 members, and 10,000/s to rooms of ten. RELAY_FLAGS=--stored compares with
-# a relay that has Redis store what it relays, the least that a server that stores must ask of it;
-# CROSS_FLAGS=--members-publish has members publish, who so get ack and message both. Redis keeps an AOF, synced every
+# Two shapes: 1,000/s to 200 members, and 10,000/s to rooms of ten. Redis keeps an AOF, synced every
 # second. All instances of both kinds are on the same cores, and whose turn it is not is idle. As
 # root all runs in a network namespace of its own, so that no firewall rule makes loopback dearer.
+# RELAY_FLAGS=--stored compares with a relay that has Redis store what it relays, which is the least
+# that a server that stores must ask of it; CROSS_FLAGS=--members-publish has members publish.
 # FIND_RATE=1 also searches the highest rate of each that holds P99 under 10 ms. A run that failed
 # shows as `-`, and the exit code is 1 then.
 set -eu

@@ -175,6 +175,17 @@ impl FakeRedis {
         self.connections.remove(&id);
     }
 
+    /// The reply to a command of a connection of its own; `kind`: what it begins with.
+    pub(crate) fn ask_apart(&mut self, command: &[u8], kind: &str) -> Vec<u8> {
+        let id = self.connect();
+        self.on_bytes(id, command);
+        let reply = self.take(id);
+        let text = String::from_utf8_lossy(&reply);
+        assert!(text.starts_with(kind), "{text}");
+        self.kill(id);
+        reply
+    }
+
     /// Bytes that may wait on a connection that subscribes, beyond which it is cut.
     pub(crate) fn set_pubsub_output_max(&mut self, bytes: usize) {
         self.pubsub_output_max = bytes;

@@ -541,6 +541,7 @@ impl<T: Origin> Partition<T> {
     /// An item has come in the place of one that was to come.
     pub(super) fn end_epoch_of(&mut self, item: Place) {
         if self.keep.ends_epoch != Some(item.epoch) {
+            // It is asked for at once.
             self.end_epoch(0, item.epoch);
         }
     }

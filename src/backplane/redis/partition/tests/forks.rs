@@ -74,15 +74,7 @@ impl Stage {
         };
         let mut out = vec![];
         caller.push(&mut out, &sha, Epoch::new(1, 0), &call);
-        let conn = self.fake.connect();
-        self.fake.on_bytes(conn, &out);
-        let reply = self.fake.take(conn);
-        assert!(
-            reply.starts_with(b"*"),
-            "{}",
-            String::from_utf8_lossy(&reply)
-        );
-        self.fake.kill(conn);
+        self.fake.ask_apart(&out, "*");
     }
 
     fn run(&mut self, words: &[&[u8]]) {

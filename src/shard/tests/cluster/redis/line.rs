@@ -80,21 +80,12 @@ impl Redis {
             first_number: 1,
             messages: &messages,
         };
-        let conn = self.fake.connect();
         let mut load = vec![];
         Script::Publish.push_load(&mut load);
-        self.fake.on_bytes(conn, &load);
-        let sha = self.fake.take(conn);
+        let sha = self.fake.ask_apart(&load, "$");
         let sha = sha.split(|byte| *byte == b'\n').nth(1).expect("two lines");
         let mut out = vec![];
         caller.push(&mut out, sha.trim_ascii(), Epoch::new(1, 0), &call);
-        self.fake.on_bytes(conn, &out);
-        let reply = self.fake.take(conn);
-        assert!(
-            reply.starts_with(b"*"),
-            "{}",
-            String::from_utf8_lossy(&reply)
-        );
-        self.fake.kill(conn);
+        self.fake.ask_apart(&out, "*");
     }
 }
